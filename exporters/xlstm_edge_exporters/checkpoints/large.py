@@ -1,0 +1,214 @@
+"""xLSTM-Large: the `xlstm` package's own format (family B) and Hugging Face `xLSTMForCausalLM` (family C).
+
+Same mathematics and almost the same keys. Sources: `xlstm/xlstm_large/model.py`,
+`transformers/models/xlstm/modeling_xlstm.py`. Dimensions come from tensor shapes: a Hugging Face config that gives only
+`embedding_dim` and `num_blocks` is read as its author meant it.
+"""
+
+import re
+
+from xlstm_edge_runtime.errors import CheckpointError
+
+from ..spec import MLSTM, Block, FeedForward, ModelSpec, Norm
+from ..weights import Stored, Weight, concat
+from .base import Canonical, Config, agree, flag, number, refuse_unknown
+
+B_KEYS = frozenset(
+    "embedding_dim num_heads num_blocks vocab_size use_bias norm_eps norm_reduction_force_float32 "
+    "add_out_norm qk_dim_factor v_dim_factor chunkwise_kernel sequence_kernel step_kernel mode chunk_size "
+    "return_last_states autocast_kernel_dtype eps inference_state_dtype ffn_proj_factor "
+    "ffn_round_up_to_multiple_of gate_soft_cap output_logit_soft_cap weight_mode".split()
+)
+KERNELS = ("chunkwise_kernel", "sequence_kernel", "step_kernel", "forward_backend_name", "step_backend_name")
+BLOCK = re.compile(r"backbone\.blocks\.(\d+)\.")
+Shapes = dict[str, tuple[int, ...]]
+
+
+def load_package(stored: Stored, config: Config) -> Canonical:
+    """Family B: config.yaml with exactly the fields of xLSTMLargeConfig."""
+    refuse_unknown(config, B_KEYS, "an xLSTM-Large config")
+    for key in ("embedding_dim", "num_heads", "num_blocks", "vocab_size"):
+        if config.get(key) is None:
+            raise CheckpointError(f"expected {key} in an xLSTM-Large config, came none; use the config of the training")
+    return _load(stored, config, "B", embedding="embedding.weight", out_norm=flag(config, "add_out_norm", True))
+
+
+def load_hugging_face(stored: Stored, config: Config) -> Canonical:
+    """Family C: out_norm always exists, never has a bias; a head that is not in the file is the embedding."""
+    for key in ("add_post_norm", "add_qk_norm"):
+        if config.get(key):
+            raise CheckpointError(
+                f"expected {key} false, came {config[key]!r}, which no released model uses; not supported"
+            )
+    return _load(stored, config, "C", embedding="backbone.embeddings.weight", out_norm=True)
+
+
+def _load(stored: Stored, config: Config, family: str, *, embedding: str, out_norm: bool) -> Canonical:
+    for key in KERNELS:
+        if "siging" in str(config.get(key, "")):
+            raise CheckpointError(
+                f"expected exponential input gates, came {key} {config[key]}; sigmoid gates are not supported"
+            )
+    vocab, width = stored.shape(embedding, 2)
+    count = 1 + max(int(match[1]) for name in stored.names if (match := BLOCK.match(name)))
+    heads = stored.shape(_gate_name(stored), 2)[0] // (2 if _fused(stored) else 1)
+    agree(config, "num_heads", heads)
+    if family == "B":
+        agree(config, "embedding_dim", width)
+        agree(config, "vocab_size", vocab)
+        agree(config, "num_blocks", count)
+    bias, tied = flag(config, "use_bias", False), family == "C" and "lm_head.weight" not in stored
+    expected: Shapes = {embedding: (vocab, width)}
+    if not tied:
+        expected["lm_head.weight"] = (vocab, width)
+    if out_norm:
+        expected |= _biased("backbone.out_norm", (width,), bias and family == "B")
+    shapes = [_block_shapes(stored, i, width, heads, bias) for i in range(count)]
+    for block in shapes:
+        expected |= block
+    stored.audit_names(expected)
+    stored.audit_shapes(expected)
+    return _canonical(stored, config, family, embedding, heads, shapes, tied=tied, out_norm=out_norm)
+
+
+def _canonical(
+    stored: Stored,
+    config: Config,
+    family: str,
+    embedding: str,
+    heads: int,
+    shapes: list[Shapes],
+    *,
+    tied: bool,
+    out_norm: bool,
+) -> Canonical:
+    bias, eps = flag(config, "use_bias", False), number(config, "norm_eps", 1e-6)
+    cap, logit_cap = _cap(config, "gate_soft_cap", 15.0), _cap(config, "output_logit_soft_cap", 30.0)
+    rms = Norm(kind="rms", eps=eps, bias=bias)
+    blocks, weights = [], {"embedding.weight": stored[embedding]}
+    for index, block in enumerate(shapes):
+        prefix = f"backbone.blocks.{index}."
+        v_width = block[prefix + "mlstm_layer.out_proj.weight"][1]
+        mixer = MLSTM(
+            heads=heads,
+            qk_width=_qk_width(block, prefix, v_width),
+            v_width=v_width,
+            gate_soft_cap=cap,
+            head_norm=Norm(kind="layer", eps=eps, bias=bias),
+            bias=bias,
+            eps=number(config, "eps", 1e-6),
+        )
+        ffn = FeedForward(width=block[prefix + "ffn.proj_down.weight"][1], activation="silu", bias=bias)
+        blocks.append(Block(norm=rms, mixer=mixer, ffn_norm=rms, ffn=ffn))
+        for name, weight in _block_weights(stored, prefix, cap).items():
+            weights[f"blocks.{index}.{name}"] = weight
+    if not tied:
+        weights["head.weight"] = stored["lm_head.weight"]
+    norm_bias = bias and family == "B"
+    if out_norm:
+        weights |= _affine(stored, "norm", "backbone.out_norm", norm_bias)
+    vocab, width = stored[embedding].shape
+    spec = ModelSpec(
+        family=family,
+        width=width,
+        blocks=tuple(blocks),
+        norm=Norm(kind="rms", eps=eps, bias=norm_bias) if out_norm else None,
+        vocab_size=vocab,
+        tied=tied,
+        logit_soft_cap=logit_cap,
+    )
+    return Canonical(spec, weights)
+
+
+def _block_shapes(stored: Stored, index: int, width: int, heads: int, bias: bool) -> Shapes:
+    """Every tensor of one block; the free widths are read from the two output projections and the query."""
+    prefix = f"backbone.blocks.{index}."
+    layer, ffn = prefix + "mlstm_layer.", prefix + "ffn."
+    v, f = stored.shape(layer + "out_proj.weight", 2)[1], stored.shape(ffn + "proj_down.weight", 2)[1]
+    shapes = _biased(prefix + "norm_mlstm", (width,), bias) | _biased(prefix + "norm_ffn", (width,), bias)
+    shapes |= _biased(layer + "multihead_norm", (v,), bias) | _biased(layer + "out_proj", (width, v), bias)
+    shapes |= _biased(ffn + "proj_down", (width, f), bias)
+    if layer + "qkv_opreact.weight" in stored:
+        rows = stored.shape(layer + "qkv_opreact.weight", 2)[0]
+        qk = (rows - 2 * v) // 2
+        shapes |= _biased(layer + "qkv_opreact", (2 * qk + 2 * v, width), bias)
+        shapes |= _biased(layer + "ifgate_preact", (2 * heads, width), True)
+        shapes |= _biased(ffn + "proj_up_gate_z", (2 * f, width), bias)
+    else:
+        qk = stored.shape(layer + "q.weight", 2)[0]
+        for name, rows in (("q", qk), ("k", qk), ("v", v), ("ogate_preact", v)):
+            shapes |= _biased(layer + name, (rows, width), bias)
+        for name in ("igate_preact", "fgate_preact"):
+            shapes |= _biased(layer + name, (heads, width), True)
+        for name in ("proj_up_gate", "proj_up"):
+            shapes |= _biased(ffn + name, (f, width), bias)
+    if qk <= 0 or qk % heads or v % heads:
+        raise CheckpointError(
+            f"expected q, k and v widths divisible by {heads} heads, came {qk} and {v}; correct num_heads"
+        )
+    return shapes
+
+
+def _block_weights(stored: Stored, prefix: str, cap: float | None) -> dict[str, Weight]:
+    layer, ffn = prefix + "mlstm_layer.", prefix + "ffn."
+    fused = layer + "qkv_opreact.weight" in stored
+    qkvo = ["qkv_opreact"] if fused else ["q", "k", "v", "ogate_preact"]
+    gate_up = ["proj_up_gate_z"] if fused else ["proj_up_gate", "proj_up"]
+    weights = {"mixer.gates.weight": _gates(stored, layer, "weight", cap).transpose()}
+    weights["mixer.gates.bias"] = _gates(stored, layer, "bias", cap)
+    for name, sources in {
+        "mixer.qkvo": [layer + s for s in qkvo],
+        "mixer.out": [layer + "out_proj"],
+        "ffn.gate_up": [ffn + s for s in gate_up],
+        "ffn.down": [ffn + "proj_down"],
+    }.items():
+        weights[name + ".weight"] = concat([stored[s + ".weight"] for s in sources]).transpose()
+        if sources[0] + ".bias" in stored:
+            weights[name + ".bias"] = concat([stored[s + ".bias"] for s in sources])
+    norms = {"norm": "norm_mlstm", "ffn_norm": "norm_ffn", "mixer.head_norm": "mlstm_layer.multihead_norm"}
+    for name, source in norms.items():
+        weights |= _affine(stored, name, prefix + source, prefix + source + ".bias" in stored)
+    return weights
+
+
+def _gates(stored: Stored, layer: str, part: str, cap: float | None) -> Weight:
+    """[i | -f] rows, divided by the soft cap so that the graph's tanh needs no division."""
+    if layer + "ifgate_preact." + part in stored:
+        both = stored[layer + "ifgate_preact." + part]
+        heads = both.shape[0] // 2
+        i, f = (_rows(both, slice(0, heads)), _rows(both, slice(heads, None)))
+    else:
+        i, f = stored[layer + "igate_preact." + part], stored[layer + "fgate_preact." + part]
+    gates = concat([i, -f])
+    return gates if cap is None else gates / cap
+
+
+def _rows(weight: Weight, rows: slice) -> Weight:
+    count = len(range(*rows.indices(weight.shape[0])))
+    return Weight((count, *weight.shape[1:]), lambda: weight.load()[rows])
+
+
+def _affine(stored: Stored, name: str, source: str, bias: bool) -> dict[str, Weight]:
+    parts = ("weight", "bias") if bias else ("weight",)
+    return {f"{name}.{part}": stored[f"{source}.{part}"] for part in parts}
+
+
+def _biased(name: str, shape: tuple[int, ...], bias: bool) -> Shapes:
+    return {name + ".weight": shape} | ({name + ".bias": shape[:1]} if bias else {})
+
+
+def _qk_width(shapes: Shapes, prefix: str, v_width: int) -> int:
+    fused = shapes.get(prefix + "mlstm_layer.qkv_opreact.weight")
+    return (fused[0] - 2 * v_width) // 2 if fused else shapes[prefix + "mlstm_layer.q.weight"][0]
+
+
+def _fused(stored: Stored) -> bool:
+    return "backbone.blocks.0.mlstm_layer.qkv_opreact.weight" in stored
+
+
+def _gate_name(stored: Stored) -> str:
+    return f"backbone.blocks.0.mlstm_layer.{'ifgate' if _fused(stored) else 'igate'}_preact.weight"
+
+
+def _cap(config: Config, key: str, default: float) -> float | None:
+    return None if key in config and config[key] is None else number(config, key, default)

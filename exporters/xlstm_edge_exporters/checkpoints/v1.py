@@ -1,0 +1,311 @@
+"""xLSTM v1: the `xlstm` package's language model (A1, A2) and bare block stack (A3).
+
+Sources: `xlstm/xlstm_lm_model.py`, `xlstm/blocks/{mlstm,slstm}/layer.py`, `xlstm/blocks/slstm/cell.py`. Three traps live
+here: norm weights are stored less one; the sLSTM module called fgate makes the input gate and igate the forget gate;
+the sLSTM's recurrent kernel and bias come in two layouts, told apart by the kernel's shape.
+"""
+
+import re
+from typing import Any
+
+from xlstm_edge_runtime.errors import CheckpointError
+
+from ..spec import SLSTM, Block, FeedForward, ModelSpec, Norm, UpMLSTM
+from ..weights import Stored, Weight, concat, ones, stack
+from .base import Canonical, Config, agree, flag, refuse_unknown, section
+
+MODEL_KEYS = frozenset(
+    "type mlstm_block slstm_block context_length num_blocks embedding_dim add_post_blocks_norm bias dropout "
+    "slstm_at vocab_size tie_weights weight_decay_on_embedding add_embedding_dropout".split()
+)
+UP_KEYS = ("proj_factor", "round_proj_up_dim_up", "round_proj_up_to_multiple_of")
+SHARED_KEYS = ("embedding_dim", "num_heads", "dropout", "bias", "context_length", "conv1d_kernel_size")
+MLSTM_KEYS = frozenset((*UP_KEYS, *SHARED_KEYS, "qkv_proj_blocksize"))
+SLSTM_KEYS = frozenset(
+    "hidden_size num_states backend function bias_init recurrent_weight_init num_gates gradient_recurrent_cut "
+    "gradient_recurrent_clipval forward_clipval batch_size input_shape internal_input_shape output_shape "
+    "constants dtype dtype_b dtype_r dtype_w dtype_g dtype_s dtype_a enable_automatic_mixed_precision "
+    "initial_val group_norm_weight".split()
+) | frozenset(SHARED_KEYS)
+FFN_KEYS = frozenset((*UP_KEYS, "act_fn", "embedding_dim", "dropout", "bias", "ff_type"))
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "relu": "relu",
+    "relu^2": "relu^2",
+    "sigmoid": "sigmoid",
+    "swish": "silu",
+    "selu": "selu",
+}
+BLOCK = re.compile(r"blocks\.(\d+)\.xlstm\.(mlstm|slstm)_cell\.")
+LAYER_NORM = Norm(kind="layer", eps=1e-5)  # fixed in the reference, head norms too
+Shapes = dict[str, tuple[int, ...]]
+
+
+def load(stored: Stored, config: Config, family: str) -> Canonical:
+    """Canonical form of a v1 checkpoint; `family` is A1, A2 or A3."""
+    if (kind := config.get("type", "xLSTMLMModel")) != "xLSTMLMModel":
+        raise CheckpointError(
+            f"expected type xLSTMLMModel, came {kind!r}, another model of the same trainer; not an xLSTM"
+        )
+    refuse_unknown(config, MODEL_KEYS, "an xLSTM v1 config")
+    root = {"A1": "", "A2": "model.", "A3": ""}[family]
+    stem = next(name for name in stored.names if BLOCK.search(name))
+    stem = stem[: BLOCK.search(stem).start()]  # type: ignore[union-attr]  # just found
+    kinds = {int(m[1]): m[2] for name in stored.names if (m := BLOCK.match(name.removeprefix(stem)))}
+    count = 1 + max(kinds)
+    width = stored.shape(f"{stem}blocks.0.xlstm_norm.weight", 1)[0]
+    _check_config(config, kinds, count, width)
+    builders = [_Block(stored, config, f"{stem}blocks.{i}.", width, kinds.get(i, "mlstm")) for i in range(count)]
+    expected: Shapes = {}
+    for builder in builders:
+        expected |= builder.shapes
+    post = flag(config, "add_post_blocks_norm", True)
+    if post:
+        expected[f"{stem}post_blocks_norm.weight"] = (width,)
+    embedding = None if family == "A3" else f"{root}token_embedding.weight"
+    tied = family != "A3" and _tied(config, family)
+    vocab = None
+    if embedding is not None:
+        vocab = stored.shape(embedding if embedding in stored else "lm_head.weight", 2)[0]
+        agree(config, "vocab_size", vocab)
+        embedding = _one_of_tied(stored, embedding, tied)
+        expected[embedding] = (vocab, width)
+        if not tied or (embedding != "lm_head.weight" and "lm_head.weight" in stored):
+            expected["lm_head.weight"] = (vocab, width)
+    stored.audit_names(expected)
+    stored.audit_shapes(expected)
+    weights = {f"blocks.{i}.{name}": w for i, b in enumerate(builders) for name, w in b.weights().items()}
+    if post:
+        weights["norm.weight"] = stored[f"{stem}post_blocks_norm.weight"] + 1.0
+    if embedding is not None:
+        weights["embedding.weight"] = stored[embedding]
+        if not tied:
+            weights["head.weight"] = stored["lm_head.weight"]
+    spec = ModelSpec(
+        family=family,
+        width=width,
+        blocks=tuple(builder.spec() for builder in builders),
+        norm=LAYER_NORM if post else None,
+        vocab_size=vocab,
+        tied=tied,
+        context_length=_context(config),
+    )
+    return Canonical(spec, weights)
+
+
+class _Block:
+    """One block: its dimensions, read from the shapes, then expected tensors, spec and canonical weights."""
+
+    def __init__(self, stored: Stored, config: Config, prefix: str, width: int, kind: str) -> None:
+        self.stored, self.config, self.prefix, self.width, self.kind = stored, config, prefix, width, kind
+        self.layer = prefix + "xlstm."
+        self.shapes: Shapes = {prefix + "xlstm_norm.weight": (width,)}
+        if kind == "mlstm":
+            self._measure_mlstm()
+        else:
+            self._measure_slstm()
+
+    def __getitem__(self, name: str) -> Weight:
+        return self.stored[self.layer + name]
+
+    def _measure_mlstm(self) -> None:
+        layer, width, bias = self.layer, self.width, flag(self.config, "bias", False)
+        inner = self.stored.shape(layer + "proj_down.weight", 2)[1]
+        block = self.stored.shape(layer + "q_proj.weight", 3)[1]
+        heads = self.stored.shape(layer + "mlstm_cell.igate.weight", 2)[0]
+        taps = self.stored.shape(layer + "conv1d.conv.weight", 3)[2]
+        if inner % heads or inner % block:
+            raise CheckpointError(
+                f"expected {layer} with {inner} channels divisible by {heads} heads and {block}-wide projections, "
+                "came a remainder; check the checkpoint"
+            )
+        mlstm = section(self.config.get("mlstm_block") or {}, "mlstm") or {}
+        agree(mlstm, "num_heads", heads)
+        agree(mlstm, "conv1d_kernel_size", taps)
+        if taps < 2:
+            raise CheckpointError(
+                f"expected mLSTM conv1d_kernel_size of 2 or more, came {taps}; the reference fails on it"
+            )
+        biased = {"proj_up": 2 * inner, "q_proj": inner, "k_proj": inner, "v_proj": inner, "proj_down": width}
+        self.shapes |= {f"{layer}{name}.bias": (size,) for name, size in biased.items() if bias}
+        headwise = (inner // block, block, block)
+        self.shapes |= {f"{layer}{name}.weight": headwise for name in ("q_proj", "k_proj", "v_proj")}
+        for gate in ("igate", "fgate"):
+            self.shapes[f"{layer}mlstm_cell.{gate}.weight"] = (heads, 3 * inner)
+            self.shapes[f"{layer}mlstm_cell.{gate}.bias"] = (heads,)
+        self.shapes |= {
+            layer + "proj_up.weight": (2 * inner, width),
+            layer + "conv1d.conv.weight": (inner, 1, taps),
+            layer + "conv1d.conv.bias": (inner,),
+            layer + "mlstm_cell.outnorm.weight": (inner,),
+            layer + "learnable_skip": (inner,),
+            layer + "proj_down.weight": (width, inner),
+        }
+        self.mixer: UpMLSTM | SLSTM = UpMLSTM(
+            inner=inner, heads=heads, conv_kernel=taps, qkv_block=block, head_norm=LAYER_NORM, bias=bias
+        )
+        self.ffn: FeedForward | None = None
+
+    def _measure_slstm(self) -> None:
+        layer, width = self.layer, self.width
+        slstm = section(self.config.get("slstm_block") or {}, "slstm") or {}
+        heads, middle, _ = self.stored.shape(layer + "slstm_cell._recurrent_kernel_", 3)
+        if width % heads:
+            raise CheckpointError(f"expected a width divisible by {heads} heads, came {width}; check the checkpoint")
+        dh = width // heads
+        self.cuda = middle == dh
+        taps = self.stored.shape(layer + "conv1d.conv.weight", 3)[2] if slstm.get("conv1d_kernel_size", 4) else 0
+        agree(slstm, "num_heads", heads)
+        agree(slstm, "conv1d_kernel_size", taps)
+        self.weighted_norm = flag(slstm, "group_norm_weight", True)
+        self.shapes |= {f"{layer}{gate}.weight": (heads, dh, dh) for gate in ("fgate", "igate", "zgate", "ogate")}
+        self.shapes[layer + "slstm_cell._recurrent_kernel_"] = (heads, dh, 4 * dh) if self.cuda else (heads, 4 * dh, dh)
+        self.shapes[layer + "slstm_cell._bias_"] = (4 * width,)
+        if taps:
+            self.shapes |= {layer + "conv1d.conv.weight": (width, 1, taps), layer + "conv1d.conv.bias": (width,)}
+        if self.weighted_norm:
+            self.shapes[layer + "group_norm.weight"] = (width,)
+        self.mixer = SLSTM(heads=heads, width=width, conv_kernel=taps, head_norm=LAYER_NORM)
+        self.ffn = self._measure_ffn()
+
+    def _measure_ffn(self) -> FeedForward | None:
+        block = self.config.get("slstm_block") or {}
+        if "feedforward" in block and block["feedforward"] is None:
+            return None
+        ffn = section(block, "feedforward") or {}
+        activation = ACTIVATIONS.get(ffn.get("act_fn", "gelu"))
+        if activation is None:
+            raise CheckpointError(
+                f"expected act_fn one of {', '.join(ACTIVATIONS)}, came {ffn['act_fn']!r}; correct the config"
+            )
+        bias, width = flag(ffn, "bias", False), self.stored.shape(self.prefix + "ffn.proj_down.weight", 2)[1]
+        self.shapes |= {
+            self.prefix + "ffn_norm.weight": (self.width,),
+            self.prefix + "ffn.proj_up.weight": (2 * width, self.width),
+            self.prefix + "ffn.proj_down.weight": (self.width, width),
+        }
+        if bias:
+            self.shapes |= {
+                self.prefix + "ffn.proj_up.bias": (2 * width,),
+                self.prefix + "ffn.proj_down.bias": (self.width,),
+            }
+        return FeedForward(width=width, activation=activation, bias=bias)  # type: ignore[arg-type]  # values of ACTIVATIONS
+
+    def spec(self) -> Block:
+        """Canonical spec of the block."""
+        return Block(norm=LAYER_NORM, mixer=self.mixer, ffn_norm=LAYER_NORM if self.ffn else None, ffn=self.ffn)
+
+    def weights(self) -> dict[str, Weight]:
+        """Canonical weights of the block, without its prefix."""
+        weights = {"norm.weight": self.stored[self.prefix + "xlstm_norm.weight"] + 1.0}
+        mixer = self._mlstm_weights() if self.kind == "mlstm" else self._slstm_weights()
+        weights |= {f"mixer.{name}": weight for name, weight in mixer.items()}
+        if self.ffn is not None:
+            weights["ffn_norm.weight"] = self.stored[self.prefix + "ffn_norm.weight"] + 1.0
+            for name, source in (("gate_up", "proj_up"), ("down", "proj_down")):
+                weights |= _dense(self.stored, f"ffn.{name}", f"{self.prefix}ffn.{source}", self.ffn.bias)
+        return weights
+
+    def _mlstm_weights(self) -> dict[str, Weight]:
+        assert isinstance(self.mixer, UpMLSTM)
+        inner, block = self.mixer.inner, self.mixer.qkv_block
+        projections = [self[f"{name}_proj.weight"].reshape(inner, block, 1) for name in "qkv"]
+        weights = {
+            "conv.weight": self["conv1d.conv.weight"],
+            "conv.bias": self["conv1d.conv.bias"],
+            "qkv.weight": concat(projections),
+            "gates.weight": concat([self["mlstm_cell.igate.weight"], -self["mlstm_cell.fgate.weight"]]).transpose(),
+            "gates.bias": concat([self["mlstm_cell.igate.bias"], -self["mlstm_cell.fgate.bias"]]),
+            "head_norm.weight": self["mlstm_cell.outnorm.weight"] + 1.0,
+            "skip": self["learnable_skip"].reshape(inner, 1),
+        }
+        for name in ("up", "down"):
+            weights |= _dense(self.stored, name, f"{self.layer}proj_{name}", self.mixer.bias)
+        if self.mixer.bias:
+            weights["qkv.bias"] = concat([self[f"{name}_proj.bias"] for name in "qkv"])
+        return weights
+
+    def _slstm_weights(self) -> dict[str, Weight]:
+        assert isinstance(self.mixer, SLSTM)
+        width, heads, dh = self.width, self.mixer.heads, self.mixer.head_width
+        i, f, z, o = (self[f"{gate}.weight"] for gate in ("fgate", "igate", "zgate", "ogate"))  # the swap of the names
+        gates = [stack(pair, 1).reshape(2 * width, dh, 1) for pair in ((i, -f), (z, o))]
+        recurrent, bias = self["slstm_cell._recurrent_kernel_"], self["slstm_cell._bias_"]
+        if self.cuda:  # (H, j, 4*DH) and (H, 4, DH)
+            recurrent, bias = recurrent.reshape(heads, dh, 4, dh), bias.reshape(heads, 4, dh)
+        else:  # (H, 4*DH, j) and (4, H, DH)
+            recurrent = recurrent.reshape(heads, 4, dh, dh).transpose(0, 3, 1, 2)
+            bias = bias.reshape(4, heads, dh).transpose(1, 0, 2)
+        weights = {
+            "gates.weight": concat(gates),
+            "gates.bias": bias.map(_negate_f_of_bias).transpose(1, 0, 2).map(_pair_gates).reshape(4 * width),
+            "recurrent": recurrent.map(_negate_f_of_kernel).reshape(heads, dh, 4 * dh),
+            "head_norm.weight": self["group_norm.weight"] + 1.0 if self.weighted_norm else ones(width),
+        }
+        if self.mixer.conv_kernel:
+            weights |= {"conv.weight": self["conv1d.conv.weight"], "conv.bias": self["conv1d.conv.bias"]}
+        return weights
+
+
+def _negate_f_of_bias(bias: Any) -> Any:
+    """(H, 4, DH) with the forget gate's row negated."""
+    bias = bias.copy()
+    bias[:, 1] *= -1
+    return bias
+
+
+def _negate_f_of_kernel(kernel: Any) -> Any:
+    """(H, DH, 4, DH) with the forget gate's columns negated."""
+    kernel = kernel.copy()
+    kernel[:, :, 1] *= -1
+    return kernel
+
+
+def _pair_gates(bias: Any) -> Any:
+    """(4, H, DH) in gate order -> the same shape holding, flat, (2 pairs, H, 2, DH): all (i, -f), then all (z, o)."""
+    gates, heads, dh = bias.shape
+    return bias.reshape(2, 2, heads, dh).transpose(0, 2, 1, 3).reshape(gates, heads, dh)
+
+
+def _dense(stored: Stored, name: str, source: str, bias: bool) -> dict[str, Weight]:
+    weights = {name + ".weight": stored[source + ".weight"].transpose()}
+    return weights | ({name + ".bias": stored[source + ".bias"]} if bias else {})
+
+
+def _tied(config: Config, family: str) -> bool:
+    """A2 ties always; A1 by its config, or where only one of the two matrices was saved under tie_weights."""
+    return family == "A2" or flag(config, "tie_weights", False)
+
+
+def _one_of_tied(stored: Stored, embedding: str, tied: bool) -> str:
+    """A safetensors file of a tied model holds only one of the two names."""
+    return "lm_head.weight" if tied and embedding not in stored else embedding
+
+
+def _check_config(config: Config, kinds: dict[int, str], count: int, width: int) -> None:
+    agree(config, "num_blocks", count)
+    agree(config, "embedding_dim", width)
+    mlstm, slstm = section(config, "mlstm_block"), section(config, "slstm_block")
+    for block, known, name in ((mlstm, MLSTM_KEYS, "mlstm"), (slstm, SLSTM_KEYS, "slstm")):
+        refuse_unknown(block or {}, {name, "feedforward"}, f"{name}_block")
+        refuse_unknown(section(block or {}, name) or {}, known, f"{name}_block.{name}")
+    refuse_unknown(section(slstm or {}, "feedforward") or {}, FFN_KEYS, "slstm_block.feedforward")
+    cell = section(slstm or {}, "slstm") or {}
+    if cell.get("function", "slstm") != "slstm":
+        raise CheckpointError(f"expected an sLSTM with function slstm, came {cell['function']!r}; not supported")
+    if cell.get("forward_clipval") is not None:
+        raise CheckpointError("expected an sLSTM without forward_clipval, came one with it; not supported")
+    stated = config.get("slstm_at")
+    if stated is not None:
+        at = set(range(count)) if stated == "all" or mlstm is None else {i % count for i in stated}
+        actual = {i for i, kind in kinds.items() if kind == "slstm"}
+        if at != actual:
+            raise CheckpointError(
+                f"expected sLSTM blocks at {sorted(at)} as slstm_at says, came {sorted(actual)} from the tensors; "
+                "correct the config"
+            )
+
+
+def _context(config: Config) -> int | None:
+    length = config.get("context_length")
+    return length if isinstance(length, int) and length > 0 else None

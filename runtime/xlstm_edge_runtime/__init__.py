@@ -1,0 +1,51 @@
+"""Stream xLSTM bundles on a device: numpy and onnxruntime, nothing else.
+
+import xlstm_edge_runtime as xr
+
+model = xr.load("bundle", threads=2)
+for piece in model.stream("To be", max_tokens=64):
+    print(piece, end="", flush=True)
+
+session = model.session()            # a stream of its own: constant memory, whatever it reads
+logits = session.prefill([5, 17, 3])
+logits = session.step(42)
+"""
+
+from .errors import (
+    BundleError,
+    CheckpointError,
+    DependencyError,
+    InputError,
+    StateError,
+    VerificationError,
+    XlstmEdgeError,
+)
+from .generate import Event, Finish, Timings, Token, Usage
+from .model import Model, load
+from .sampling import Sampler, SamplingOptions
+from .session import Session
+from .text import Piece, stream_text
+
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "DependencyError",
+    "Event",
+    "Finish",
+    "InputError",
+    "Model",
+    "Piece",
+    "Sampler",
+    "SamplingOptions",
+    "Session",
+    "StateError",
+    "Timings",
+    "Token",
+    "Usage",
+    "VerificationError",
+    "XlstmEdgeError",
+    "load",
+    "stream_text",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,177 @@
+"""Load a bundle once, make as many sessions of it as memory holds states.
+
+The weights live in one onnxruntime session that all streams share. Everything about the bundle is checked before the
+first token: schema, files, sizes, hashes of the small files, and that the graph's inputs and outputs are exactly those
+of the state table. (`verify` also hashes the weights and runs the test vectors.)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import BundleError, InputError
+from .manifest import Manifest, check_hash, read_manifest
+from .session import Session
+from .tokenizer import Tokenizer, load_tokenizer
+
+HASHED_AT_LOAD = 16 << 20  # larger files are hashed by verify: a start must not wait for gigabytes
+MICROSECONDS_TO_SPIN = "20"  # full speed on an idle machine, the best on a busy one
+ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+
+
+class Model:
+    """A loaded bundle; see `load`."""
+
+    def __init__(self, folder: Path, manifest: Manifest, inference: ort.InferenceSession) -> None:
+        self.folder, self.manifest, self.inference = folder, manifest, inference
+        self.takes_ids = manifest.model.vocab_size is not None
+        self.output_width = manifest.model.vocab_size or manifest.model.width
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer; InputError if it has none."""
+        info = self.manifest.tokenizer
+        if info.kind == "none":
+            raise InputError("expected a bundle with a tokenizer, came one without; pass token ids to session.generate")
+        return load_tokenizer(info.kind, self.folder / info.file if info.file else None)
+
+    def session(self) -> Session:
+        """A new stream in the zero state."""
+        return Session(self)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, with the model's bos token in front where it was trained so."""
+        ids, special = self.tokenizer.encode(prompt), self.manifest.special_tokens
+        return [special.bos, *ids] if special.add_bos and special.bos is not None else ids
+
+    def stream(self, prompt: str, **options: Any) -> Iterator[str]:
+        """Text pieces that continue a prompt, from a fresh session; options as in `generate.generate`, and `stop`."""
+        from .text import Piece, stream_text  # noqa: PLC0415  # text needs a tokenizer, loading a bundle does not
+
+        for event in stream_text(self.session(), self, prompt, **self.generation_options(options)):
+            if isinstance(event, Piece):
+                yield event.text
+
+    def generation_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The bundle's sampling defaults and stop ids under what the caller gives."""
+        return {**self.manifest.sampling, "stop_ids": self.manifest.special_tokens.stop, **options}
+
+    def check_inputs(self, tokens: Sequence[int] | ArrayLike) -> NDArray[Any]:
+        """Ids as int64 (T,) inside the vocabulary, or vectors as finite float32 (T, D); InputError otherwise."""
+        return self._check_ids(tokens) if self.takes_ids else self._check_vectors(tokens)
+
+    def _check_ids(self, tokens: Sequence[int] | ArrayLike) -> NDArray[np.int64]:
+        vocab_size = self.output_width
+        try:
+            ids = np.asarray(tokens)
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"expected a flat list of token ids, came {tokens!r:.60}; pass integers") from error
+        if ids.size == 0 and ids.ndim == 1:
+            return ids.astype(np.int64)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise InputError(f"expected a flat list of token ids, came {tokens!r:.60}; pass integers")
+        if ids.min() < 0 or ids.max() >= vocab_size:
+            bad = next(int(i) for i in ids if not 0 <= i < vocab_size)
+            raise InputError(f"expected token ids from 0 to {vocab_size - 1}, came {bad}; use this model's tokenizer")
+        return ids.astype(np.int64, copy=False)
+
+    def _check_vectors(self, tokens: Sequence[int] | ArrayLike) -> NDArray[np.float32]:
+        width = self.output_width
+        try:
+            vectors = np.asarray(tokens, np.float32)
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"expected float vectors of width {width}, came {type(tokens).__name__}; pass an array"
+            ) from error
+        if vectors.ndim != 2 or vectors.shape[1] != width:
+            raise InputError(f"expected float vectors (T, {width}), came shape {vectors.shape}; reshape the input")
+        if not np.isfinite(vectors).all():
+            raise InputError(
+                "expected finite vectors, came NaN or infinity, which would stay in the state; clean the input"
+            )
+        return vectors
+
+
+def load(
+    bundle: str | Path, *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
+) -> Model:
+    """Load a bundle folder: the weights once, for any number of sessions.
+
+    `threads` None leaves the choice to onnxruntime (the physical cores). Raises BundleError if anything is wrong with
+    the bundle, InputError for a bad option.
+    """
+    folder, manifest = Path(bundle), read_manifest(bundle)
+    _check_version(manifest)
+    for name, entry in manifest.files.items():
+        if entry.bytes <= HASHED_AT_LOAD and name != f"{manifest.graph.file}.data":
+            check_hash(folder, name, entry)
+    options = session_options(threads)
+    if unknown := [name for name in providers if name not in ort.get_available_providers()]:
+        raise InputError(
+            f"expected providers of {ort.get_available_providers()}, came {unknown}; install their onnxruntime"
+        )
+    try:
+        inference = ort.InferenceSession(str(folder / manifest.graph.file), options, providers=list(providers))
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        reason = " ".join(str(error).split())[:160]
+        raise BundleError(f"expected a graph that onnxruntime {ort.__version__} loads, came: {reason}") from error
+    check_graph(inference, manifest)
+    return Model(folder, manifest, inference)
+
+
+def session_options(threads: int | None) -> ort.SessionOptions:
+    """Options of every session this project makes."""
+    options = ort.SessionOptions()
+    if threads is not None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
+            raise InputError(f"expected threads from 1 to 1024, came {threads!r}; leave it out for the default")
+        options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.spin_duration_us", MICROSECONDS_TO_SPIN)
+    return options
+
+
+def check_graph(inference: ort.InferenceSession, manifest: Manifest) -> None:
+    """BundleError unless inputs and outputs are those of the manifest, in name, type and shape."""
+    dtype, rank = ("int64", 2) if manifest.model.vocab_size is not None else ("float32", 3)
+    wanted_in = {manifest.graph.input: (ORT_TYPES[dtype], rank)}
+    wanted_out: dict[str, tuple[str, int]] = {
+        manifest.graph.output: (ORT_TYPES["float32"], 3 if manifest.graph.all_logits else 2)
+    }
+    for row in manifest.state:
+        wanted_in[row.input_name] = wanted_out[row.output_name] = (ORT_TYPES["float32"], 1 + len(row.shape))
+    for kind, wanted, nodes in (
+        ("input", wanted_in, inference.get_inputs()),
+        ("output", wanted_out, inference.get_outputs()),
+    ):
+        came = {node.name: (node.type, len(node.shape)) for node in nodes}
+        if missing := [name for name in wanted if came.get(name) != wanted[name]]:
+            raise BundleError(
+                f"expected the graph to have the {kind} {missing[0]}, came a graph without it; export again"
+            )
+        if extra := [name for name in came if name not in wanted]:
+            raise BundleError(f"expected only {kind}s of the state table, came {extra[0]}; export the bundle again")
+    shapes = {node.name: tuple(node.shape[1:]) for node in inference.get_inputs()}
+    for row in manifest.state:
+        if shapes[row.input_name] != row.shape:
+            came_shape = shapes[row.input_name]
+            raise BundleError(
+                f"expected state {row.name} of shape {row.shape}, came {came_shape} in the graph; export again"
+            )
+
+
+def _check_version(manifest: Manifest) -> None:
+    def numbers(version: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+    if numbers(ort.__version__) < numbers(manifest.onnxruntime):
+        raise BundleError(
+            f"expected onnxruntime {manifest.onnxruntime} or newer for this bundle, came {ort.__version__}; "
+            "upgrade it with pip install -U onnxruntime"
+        )

@@ -1,0 +1,158 @@
+"""One stream: a recurrent state, the model it belongs to, and the loop that moves it.
+
+Two sets of state buffers take turns (one is read while the other is written), bound to the graph once, so that a token
+costs one bound run: nothing is allocated and nothing grows. Knows tokens and vectors, nothing of text.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import InputError
+from .snapshot import read_snapshot, write_snapshot
+from .state import FloatArray, State
+
+if TYPE_CHECKING:
+    from .model import Model
+
+
+class Session:
+    """A stream of tokens (or float vectors) through a model; make one with `model.session()`.
+
+    `prefill` and `step` return the last token's output, float32 (V,) or (D,): a read-only view into a buffer that the
+    next call overwrites. Copy it to keep it. A session is for one thread at a time; sessions of one model may run in
+    several threads side by side.
+    """
+
+    def __init__(self, model: "Model") -> None:
+        self._model = model
+        table = model.manifest.state
+        self._sets = (table.initial(), table.initial())
+        self._current = 0
+        self._tokens = 0
+        self._steps: list[_Bound | None] = [None, None]
+        self._chunks: list[_Bound | None] = [None, None]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens consumed since the zero state."""
+        return self._tokens
+
+    @property
+    def state(self) -> State:
+        """A copy of the state: name -> float32 (1, *shape)."""
+        return {name: array.copy() for name, array in self._sets[self._current].items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state: a constant of the model, whatever has been read."""
+        return self._model.manifest.state.nbytes
+
+    def step(self, token: int | NDArray[np.float32]) -> FloatArray:
+        """Consume one token id (or one float vector (D,)); returns its output."""
+        single: Any = [token] if self._model.takes_ids else np.asarray(token)[None]
+        return self._run(self._model.check_inputs(single))
+
+    def prefill(self, tokens: Sequence[int] | ArrayLike) -> FloatArray:
+        """Consume token ids (T,) (or float vectors (T, D)) in chunks; returns the output after the last one."""
+        inputs = self._model.check_inputs(tokens)
+        if not len(inputs):
+            raise InputError("expected at least one token, came none; begin with a prompt or a bos token")
+        chunk = self._model.manifest.graph.chunk
+        for start in range(0, len(inputs), chunk):
+            output = self._run(inputs[start : start + chunk])
+        return output
+
+    def reset(self) -> None:
+        """Back to the zero state."""
+        for row in self._model.manifest.state:
+            self._sets[self._current][row.name].fill(row.initial)
+        self._tokens = 0
+
+    def fork(self) -> "Session":
+        """An independent session that continues from here; costs one copy of the state."""
+        branch = Session(self._model)
+        branch._set_state(self._sets[self._current], self._tokens)
+        return branch
+
+    def save(self, path: str | Path) -> None:
+        """Write the state to a file (whole or not at all)."""
+        write_snapshot(path, self._sets[self._current], source=self._model.manifest.source, tokens=self._tokens)
+
+    def load(self, path: str | Path) -> None:
+        """Continue from a saved state; StateError if it is damaged or of another checkpoint, the session unchanged."""
+        manifest = self._model.manifest
+        state, tokens = read_snapshot(path, manifest.state, source=manifest.source)
+        self._set_state(state, tokens)
+
+    def generate(self, prompt: Sequence[int], **options: Any) -> Any:
+        """Stream events for a prompt of ids; see `xlstm_edge_runtime.generate.generate` for the options."""
+        from .generate import generate  # noqa: PLC0415  # the generator knows sessions, not the other way round
+
+        return generate(self, prompt, **self._model.generation_options(options))
+
+    def _set_state(self, state: State, tokens: int) -> None:
+        for name, array in self._sets[self._current].items():
+            array[...] = state[name]
+        self._tokens = tokens
+
+    def _run(self, inputs: NDArray[Any]) -> FloatArray:
+        """One call of the graph for 1 <= T <= chunk checked inputs, then swap the state buffers."""
+        bound = self._bound(len(inputs))
+        bound.inputs[0] = inputs
+        bound.run()
+        self._current ^= 1
+        self._tokens += len(inputs)
+        return bound.output
+
+    def _bound(self, length: int) -> "_Bound":
+        """Bindings for one token and for a full chunk are kept; odd lengths are bound for the one call."""
+        if length == 1:
+            cache = self._steps
+        elif length == self._model.manifest.graph.chunk:
+            cache = self._chunks
+        else:
+            return self._bind(length)
+        bound = cache[self._current]
+        if bound is None:
+            bound = cache[self._current] = self._bind(length)
+        return bound
+
+    def _bind(self, length: int) -> "_Bound":
+        return _Bound(self._model, length, self._sets[self._current], self._sets[self._current ^ 1])
+
+
+class _Bound:
+    """A graph call with every buffer bound: `inputs` is written, `run()` called, `output` read."""
+
+    def __init__(self, model: "Model", length: int, past: State, present: State) -> None:
+        graph, width = model.manifest.graph, model.manifest.model.width
+        self._session, self._binding = model.inference, model.inference.io_binding()
+        if model.takes_ids:
+            self.inputs: NDArray[Any] = np.zeros((1, length), np.int64)
+        else:
+            self.inputs = np.zeros((1, length, width), np.float32)
+        shape = (1, length, model.output_width) if graph.all_logits else (1, model.output_width)
+        whole = np.zeros(shape, np.float32)
+        self.output: FloatArray = whole.reshape(-1, model.output_width)[-1]
+        self.output.flags.writeable = False
+        self._values = {graph.input: self.inputs, graph.output: whole}  # the binding does not keep the arrays alive
+        self._bind_input(graph.input, self.inputs)
+        self._bind_output(graph.output, whole)
+        for row in model.manifest.state:
+            self._bind_input(row.input_name, past[row.name])
+            self._bind_output(row.output_name, present[row.name])
+
+    def run(self) -> None:
+        """Execute."""
+        self._session.run_with_iobinding(self._binding)
+
+    def _bind_input(self, name: str, array: NDArray[Any]) -> None:
+        self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+
+    def _bind_output(self, name: str, array: NDArray[Any]) -> None:
+        self._binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
