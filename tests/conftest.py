@@ -1,0 +1,75 @@
+"""Shared fixtures: checkpoints and bundles of every parity case, each made once a session."""
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import xlstm_edge
+from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
+from xlstm_edge_runtime import Model, load
+
+from .oracles.cases import CASES, Case
+from .oracles.official import make_checkpoint
+
+torch.set_num_threads(1)
+SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "shakespeare"
+BY_NAME = {case.name: case for case in CASES}
+
+
+def sequence_for(case: Case, length: int, seed: int = 3) -> NDArray[np.generic]:
+    """Random ids (T,), or standard normal float32 vectors (T, D)."""
+    rng = np.random.default_rng(seed)
+    if "vocab_size" in case.config:
+        return rng.integers(0, case.config["vocab_size"], length)
+    return rng.standard_normal((length, case.config["embedding_dim"])).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Path]:
+    """Case -> its checkpoint folder."""
+
+    @cache
+    def make(case_name: str) -> Path:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the official packages warn about each other
+            return make_checkpoint(BY_NAME[case_name], tmp_path_factory.mktemp(case_name))
+
+    return lambda case: make(case.name)
+
+
+@pytest.fixture(scope="session")
+def opened(checkpoint_of: Callable[[Case], Path]) -> Callable[[Case], Checkpoint]:
+    """Case -> its opened checkpoint."""
+    return lambda case: open_checkpoint(checkpoint_of(case))
+
+
+@pytest.fixture(scope="session")
+def bundle_of(
+    checkpoint_of: Callable[[Case], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Case, str], Path]:
+    """Case and flavour -> its bundle folder."""
+
+    @cache
+    def make(case_name: str, flavour: str) -> Path:
+        out = tmp_path_factory.mktemp("bundles") / f"{case_name}-{flavour}"
+        xlstm_edge.export(checkpoint_of(BY_NAME[case_name]), out, flavour=flavour, chunk=16)  # type: ignore[arg-type]
+        return out
+
+    return lambda case, flavour: make(case.name, flavour)
+
+
+@pytest.fixture(scope="session")
+def model_of(bundle_of: Callable[[Case, str], Path]) -> Callable[[Case, str], Model]:
+    """Case and flavour -> its loaded bundle."""
+
+    @cache
+    def make(case_name: str, flavour: str) -> Model:
+        return load(bundle_of(BY_NAME[case_name], flavour), threads=1)
+
+    return lambda case, flavour: make(case.name, flavour)

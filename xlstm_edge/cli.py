@@ -1,0 +1,229 @@
+"""The command line: arguments in, one verb of the facade called, tables or JSON out.
+
+Exit codes: 0 done; 1 a check failed; 2 bad input or usage; 130 interrupted. Results go to stdout, progress, statistics
+and errors to stderr. No logic lives here.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from xlstm_edge_runtime import __version__
+from xlstm_edge_runtime.errors import VerificationError, XlstmEdgeError
+
+from . import facade
+from .bench import bench_bundle, bench_table
+from .demo import run_demo
+from .progress import bars
+from .report import facts_table, state_table
+from .run import RunRequest, read_prompt, run_bundle
+
+app = typer.Typer(
+    name="xlstm-edge",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Put a trained xLSTM on a device: export it to ONNX with explicit state, verify it, stream with constant memory.",
+)
+out, err = Console(), Console(stderr=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; all cores if left out.")]
+BundleArgument = Annotated[Path, typer.Argument(help="Bundle folder.", metavar="BUNDLE")]
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, or a weights file with its config beside it.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.", metavar="BUNDLE")],
+    flavour: Annotated[
+        Literal["ort", "portable"],
+        typer.Option(help="**ort** for onnxruntime (any chunk length), **portable** for other runtimes."),
+    ] = "ort",
+    chunk: Annotated[int, typer.Option(help="Most tokens of one call (ort).")] = 64,
+    all_logits: Annotated[bool, typer.Option(help="Return the logits of every token, not only the last.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace an existing bundle.")] = False,
+) -> None:
+    """Export a trained checkpoint to a bundle.
+
+    Example: `xlstm-edge export examples/shakespeare -o bundle`
+    """
+    with bars(err) as progress:
+        bundle = facade.export(
+            checkpoint,
+            output,
+            flavour=flavour,
+            chunk=chunk,
+            all_logits=all_logits,
+            force=force,
+            progress=progress,
+        )
+    size = sum(entry.bytes for entry in bundle.manifest.files.values())
+    err.print(f"{bundle.path}: {bundle.manifest.model.parameters:,} parameters, {size:,} bytes", highlight=False)
+
+
+@app.command()
+def verify(
+    bundle: BundleArgument,
+    against: Annotated[Path | None, typer.Option(help="Also compare with the checkpoint it came from.")] = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a bundle: hashes, graph, test vectors, snapshots; exit code 1 if a check fails.
+
+    Example: `xlstm-edge verify bundle --against examples/shakespeare`
+    """
+    with bars(err) as progress:
+        checks = facade.verify(bundle, against=against, threads=threads, progress=progress)
+    if as_json:
+        _print_json({"ok": True, "checks": [{"name": c.name, "detail": c.detail} for c in checks]})
+        return
+    table = Table("check", "found", title=f"{bundle}: all checks passed", title_justify="left")
+    for check in checks:
+        table.add_row(check.name, check.detail)
+    out.print(table)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Bundle or checkpoint.", metavar="BUNDLE_OR_CHECKPOINT")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a bundle or a checkpoint is: family, sizes, state table, files.
+
+    Example: `xlstm-edge inspect bundle --json`
+    """
+    facts = facade.inspect(path)
+    if as_json:
+        _print_json(facts)
+        return
+    out.print(facts_table(facts, f"{path}: a {facts['kind']}"))
+    out.print(state_table(facts))
+
+
+@app.command()
+def run(
+    bundle: BundleArgument,
+    prompt: Annotated[str | None, typer.Argument(help="Prompt; - reads it from standard input.")] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is standard input.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")] = 256,
+    temperature: Annotated[float | None, typer.Option("--temperature", "-t", help="0 is greedy.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this share.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Keep tokens at least this fraction as likely as the best.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given several times.")] = None,
+    threads: ThreadsOption = None,
+    stats: Annotated[bool, typer.Option(help="Print speed and memory to standard error at the end.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Continue a prompt, streaming the text.
+
+    Example: `xlstm-edge run bundle "ROMEO." --max-tokens 100 --temperature 0.8 --seed 1`
+    """
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    request = RunRequest(
+        bundle=bundle,
+        prompt=read_prompt(prompt, file),
+        options={"max_tokens": max_tokens, **{k: v for k, v in sampling.items() if v is not None}},
+        stop=tuple(stop or ()),
+        threads=threads,
+    )
+    result = run_bundle(request, sys.stdout.write if not as_json else None, sys.stdout.flush)
+    if as_json:
+        _print_json(result)
+    elif stats:
+        err.print(_stats_line(result), highlight=False)
+
+
+@app.command()
+def bench(
+    bundle: BundleArgument,
+    threads: ThreadsOption = None,
+    prompt: Annotated[int, typer.Option(min=1, help="Prompt tokens.")] = 256,
+    generate: Annotated[int, typer.Option(min=1, help="Generated tokens.")] = 64,
+    repeat: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure prompt and generation speed and memory: medians and spread of repeated runs.
+
+    Example: `xlstm-edge bench bundle --threads 1 --prompt 512 --generate 128`
+    """
+    with bars(err) as progress:
+        result = bench_bundle(
+            bundle, threads=threads, prompt=prompt, generate=generate, repeat=repeat, progress=progress
+        )
+    if as_json:
+        _print_json(result)
+    else:
+        out.print(bench_table(result))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.")] = Path("demo-bundle"),
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint; the shipped Shakespeare model if left out.")
+    ] = None,
+) -> None:
+    """Run the main job on the shipped checkpoint: export, verify, inspect, stream 200 tokens.
+
+    Example: `xlstm-edge demo`
+    """
+    run_demo(checkpoint, output, out, err)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Options before the command."""
+    if version:
+        out.print(f"xlstm-edge {__version__}", highlight=False)
+        raise typer.Exit
+
+
+def run_cli() -> None:
+    """Run the app and turn every expected failure into one sentence and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except VerificationError as error:
+        _fail(str(error), 1)
+    except XlstmEdgeError as error:
+        _fail(str(error), 2)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(message: str, code: int) -> None:
+    if "--json" in sys.argv:
+        _print_json({"ok": False, "error": message, "exit_code": code})
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(code)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _stats_line(result: dict[str, Any]) -> str:
+    usage, speed = result["usage"], result["speed"]
+    return (
+        f"prompt {usage['prompt_tokens']} tokens, {speed['prompt_tokens_per_second']:.0f}/s; "
+        f"generated {usage['generated_tokens']} tokens, {speed['generated_tokens_per_second']:.0f}/s; "
+        f"finish {result['finish_reason']}; state {result['state_bytes']:,} bytes; "
+        f"peak memory {result['peak_memory_bytes'] / 1e6:.0f} MB"
+    )

@@ -1,0 +1,125 @@
+"""Turn manifests and checkpoints into plain data, and plain data into tables for people."""
+
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from xlstm_edge_runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from xlstm_edge_exporters.checkpoints import Checkpoint
+
+Facts = dict[str, Any]
+
+
+def describe_bundle(manifest: Manifest) -> Facts:
+    """Everything a bundle says of itself."""
+    return {
+        "kind": "bundle",
+        "family": manifest.family,
+        "producer": manifest.producer,
+        "flavour": manifest.graph.flavour,
+        "opset": manifest.graph.opset,
+        "minimum_onnxruntime": manifest.onnxruntime,
+        "width": manifest.model.width,
+        "vocab_size": manifest.model.vocab_size,
+        "blocks": list(manifest.model.blocks),
+        "parameters": manifest.model.parameters,
+        "tied": manifest.model.tied,
+        "chunk": manifest.graph.chunk,
+        "tokenizer": manifest.tokenizer.kind,
+        "special_tokens": {
+            "bos": manifest.special_tokens.bos,
+            "pad": manifest.special_tokens.pad,
+            "stop": list(manifest.special_tokens.stop),
+            "add_bos": manifest.special_tokens.add_bos,
+        },
+        "sampling": dict(manifest.sampling),
+        "source_sha256": manifest.source,
+        "state_bytes": manifest.state.nbytes,
+        "state": [{"name": row.name, "shape": list(row.shape), "initial": row.initial} for row in manifest.state],
+        "files": {name: {"bytes": e.bytes, "sha256": e.sha256} for name, e in sorted(manifest.files.items())},
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+    }
+
+
+def describe_checkpoint(checkpoint: "Checkpoint") -> Facts:
+    """What a checkpoint would become."""
+    from xlstm_edge_exporters.bundle import KINDS, count_parameters  # noqa: PLC0415  # loads torch
+
+    spec = checkpoint.spec
+    table = spec.state_table()
+    return {
+        "kind": "checkpoint",
+        "family": spec.family,
+        "width": spec.width,
+        "vocab_size": spec.vocab_size,
+        "blocks": [KINDS[type(block.mixer)] for block in spec.blocks],
+        "parameters": count_parameters(spec),
+        "tied": spec.tied,
+        "context_length": spec.context_length,
+        "state_bytes": table.nbytes,
+        "state": [{"name": row.name, "shape": list(row.shape), "initial": row.initial} for row in table],
+        "files": {path.name: {"bytes": path.stat().st_size} for path in checkpoint.files},
+        "bytes": sum(path.stat().st_size for path in checkpoint.files),
+    }
+
+
+def facts_table(facts: Facts, title: str) -> "Table":
+    """The facts a person wants first, one a row."""
+    from rich.table import Table  # noqa: PLC0415  # an extra
+
+    table = Table(title=title, show_header=False, title_justify="left")
+    counts = Counter(facts["blocks"])
+    blocks = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    rows = {
+        "family": facts["family"],
+        "blocks": f"{blocks}, width {facts['width']}",
+        "vocabulary": "none: float vectors in, float vectors out"
+        if facts["vocab_size"] is None
+        else facts["vocab_size"],
+        "parameters": f"{facts['parameters']:,}" + (" (embedding and head tied)" if facts["tied"] else ""),
+        "state": f"{human(facts['state_bytes'])} a session, whatever its length ({len(facts['state'])} tensors)",
+    }
+    if facts["kind"] == "bundle":
+        rows["graph"] = f"{facts['flavour']}, opset {facts['opset']}, up to {facts['chunk']} tokens a call"
+        rows["runtime"] = f"onnxruntime {facts['minimum_onnxruntime']} or newer"
+        rows["tokenizer"] = facts["tokenizer"]
+    rows["files"] = "\n".join(f"{name}  {human(entry['bytes'])}" for name, entry in facts["files"].items())
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def state_table(facts: Facts) -> "Table":
+    """The state table, equal shapes of many blocks in one row."""
+    from rich.table import Table  # noqa: PLC0415  # an extra
+
+    table = Table("state", "shape", "initial", "tensors", title="State, float32", title_justify="left")
+    counts: Counter[tuple[str, tuple[int, ...], float]] = Counter(
+        (row["name"].split(".")[-1], tuple(row["shape"]), row["initial"]) for row in facts["state"]
+    )
+    for (name, shape, initial), count in counts.items():
+        table.add_row(name, " x ".join(map(str, shape)), f"{initial:g}", str(count))
+    return table
+
+
+def human(size: float) -> str:
+    """Bytes for people: 1,234,567 -> 1.23 MB (decimal units)."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes; 0 where the system does not tell."""
+    try:
+        import resource  # noqa: PLC0415  # not on Windows
+    except ModuleNotFoundError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
