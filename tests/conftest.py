@@ -14,6 +14,7 @@ import xlstm_edge
 from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
 from xlstm_edge_runtime import Model, load
 
+from .command import Command
 from .oracles.cases import CASES, Case
 from .oracles.official import make_checkpoint
 
@@ -73,3 +74,9 @@ def model_of(bundle_of: Callable[[Case, str], Path]) -> Callable[[Case, str], Mo
         return load(bundle_of(BY_NAME[case_name], flavour), threads=1)
 
     return lambda case, flavour: make(case.name, flavour)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command line."""
+    return Command(monkeypatch, capsys)

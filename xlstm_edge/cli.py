@@ -37,6 +37,7 @@ out, err = Console(), Console(stderr=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; all cores if left out.")]
+INTERRUPTED = 130
 BundleArgument = Annotated[Path, typer.Argument(help="Bundle folder.", metavar="BUNDLE")]
 
 
@@ -141,7 +142,11 @@ def run(
         stop=tuple(stop or ()),
         threads=threads,
     )
-    result = run_bundle(request, sys.stdout.write if not as_json else None, sys.stdout.flush)
+    try:
+        result = run_bundle(request, sys.stdout.write if not as_json else None, sys.stdout.flush)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does: no error, and nothing more to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
     if as_json:
         _print_json(result)
     elif stats:
@@ -196,16 +201,15 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def run_cli() -> None:
     """Run the app and turn every expected failure into one sentence and an exit code."""
     try:
-        app(standalone_mode=True)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        app()
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
+            sys.stderr.write("error: interrupted\n")
+        raise
     except VerificationError as error:
         _fail(str(error), 1)
     except XlstmEdgeError as error:
         _fail(str(error), 2)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _fail(message: str, code: int) -> None:

@@ -72,7 +72,7 @@ def facts_table(facts: Facts, title: str) -> "Table":
     from rich.table import Table  # noqa: PLC0415  # an extra
 
     table = Table(title=title, show_header=False, title_justify="left")
-    counts = Counter(facts["blocks"])
+    counts: Counter[str] = Counter(facts["blocks"])
     blocks = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     rows = {
         "family": facts["family"],

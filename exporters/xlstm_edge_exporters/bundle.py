@@ -72,12 +72,11 @@ def write_graph(model: ir.Model, checkpoint: Checkpoint, folder: Path, progress:
 
     try:
         ir.save(model, folder / GRAPH, external_data=DATA, callback=report, max_workers=1)
-    except XlstmEdgeError:
-        raise
-    except Exception as error:
-        if isinstance(cause := error.__cause__ or error.__context__, XlstmEdgeError):
-            raise cause from error
-        raise
+    except Exception as error:  # the writer wraps what a tensor's own check raised
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, XlstmEdgeError):
+            cause = cause.__cause__ or cause.__context__
+        raise cause or error from error
 
 
 def describe(checkpoint: Checkpoint, options: GraphOptions, text: TextSide, files: dict[str, FileEntry]) -> Manifest:

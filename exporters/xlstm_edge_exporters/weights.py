@@ -84,6 +84,14 @@ class Stored:
     def __getitem__(self, name: str) -> Weight:
         return self._tensors[name]
 
+    def equal(self, first: str, second: str) -> bool:
+        """Whether two tensors hold the same numbers."""
+        return np.array_equal(self._tensors[first].load(), self._tensors[second].load())
+
+    def drop(self, name: str) -> None:
+        """Forget a tensor that only repeats another."""
+        del self._tensors[name]
+
     @property
     def names(self) -> list[str]:
         """All names, sorted."""

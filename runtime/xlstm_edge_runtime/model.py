@@ -119,7 +119,9 @@ def load(
         inference = ort.InferenceSession(str(folder / manifest.graph.file), options, providers=list(providers))
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         reason = " ".join(str(error).split())[:160]
-        raise BundleError(f"expected a graph that onnxruntime {ort.__version__} loads, came: {reason}") from error
+        raise BundleError(
+            f"expected a graph that onnxruntime {ort.__version__} loads, came: {reason}; export again"
+        ) from error
     check_graph(inference, manifest)
     return Model(folder, manifest, inference)
 

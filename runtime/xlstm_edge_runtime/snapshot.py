@@ -38,7 +38,7 @@ def write_snapshot(path: str | Path, state: State, *, source: str, tokens: int) 
 def read_snapshot(path: str | Path, table: StateTable, *, source: str) -> tuple[State, int]:
     """(state, tokens seen); StateError if the file is damaged or of another checkpoint."""
     try:
-        with np.load(Path(path), allow_pickle=False) as file:
+        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise StateError(f"expected a snapshot at {path}, came nothing; check the path") from error

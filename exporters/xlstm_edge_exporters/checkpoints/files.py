@@ -8,6 +8,7 @@ here; the data follow tensor by tensor. Knows nothing of families.
 import hashlib
 import json
 import pickle
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -180,10 +181,12 @@ def _open_torch(path: Path) -> Iterator[tuple[str, Weight]]:
 def _load_torch(path: Path) -> Any:
     """weights_only, memory-mapped where the file's format allows it."""
     try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # the format before torch 1.6 cannot be mapped
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of odd pickle protocols; what counts is whether it loads
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError:  # the format before torch 1.6 cannot be mapped
+                return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, AttributeError, KeyError) as error:
         raise CheckpointError(
             f"expected {path.name} to be a plain torch state dict, came a file that weights_only loading refuses "

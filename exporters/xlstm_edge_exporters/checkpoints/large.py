@@ -82,42 +82,49 @@ def _canonical(
     tied: bool,
     out_norm: bool,
 ) -> Canonical:
-    bias, eps = flag(config, "use_bias", False), number(config, "norm_eps", 1e-6)
-    cap, logit_cap = _cap(config, "gate_soft_cap", 15.0), _cap(config, "output_logit_soft_cap", 30.0)
-    rms = Norm(kind="rms", eps=eps, bias=bias)
-    blocks, weights = [], {"embedding.weight": stored[embedding]}
-    for index, block in enumerate(shapes):
-        prefix = f"backbone.blocks.{index}."
-        v_width = block[prefix + "mlstm_layer.out_proj.weight"][1]
-        mixer = MLSTM(
-            heads=heads,
-            qk_width=_qk_width(block, prefix, v_width),
-            v_width=v_width,
-            gate_soft_cap=cap,
-            head_norm=Norm(kind="layer", eps=eps, bias=bias),
-            bias=bias,
-            eps=number(config, "eps", 1e-6),
-        )
-        ffn = FeedForward(width=block[prefix + "ffn.proj_down.weight"][1], activation="silu", bias=bias)
-        blocks.append(Block(norm=rms, mixer=mixer, ffn_norm=rms, ffn=ffn))
-        for name, weight in _block_weights(stored, prefix, cap).items():
-            weights[f"blocks.{index}.{name}"] = weight
+    bias, eps, cap = (
+        flag(config, "use_bias", False),
+        number(config, "norm_eps", 1e-6),
+        _cap(config, "gate_soft_cap", 15.0),
+    )
+    weights = {"embedding.weight": stored[embedding]}
+    for index in range(len(shapes)):
+        block = _block_weights(stored, f"backbone.blocks.{index}.", cap)
+        weights |= {f"blocks.{index}.{name}": weight for name, weight in block.items()}
     if not tied:
         weights["head.weight"] = stored["lm_head.weight"]
-    norm_bias = bias and family == "B"
-    if out_norm:
-        weights |= _affine(stored, "norm", "backbone.out_norm", norm_bias)
+    norm = Norm(kind="rms", eps=eps, bias=bias and family == "B") if out_norm else None
+    if norm is not None:
+        weights |= _affine(stored, "norm", "backbone.out_norm", norm.bias)
     vocab, width = stored[embedding].shape
     spec = ModelSpec(
         family=family,
         width=width,
-        blocks=tuple(blocks),
-        norm=Norm(kind="rms", eps=eps, bias=norm_bias) if out_norm else None,
+        blocks=tuple(_block_spec(config, index, heads, block) for index, block in enumerate(shapes)),
+        norm=norm,
         vocab_size=vocab,
         tied=tied,
-        logit_soft_cap=logit_cap,
+        logit_soft_cap=_cap(config, "output_logit_soft_cap", 30.0),
     )
     return Canonical(spec, weights)
+
+
+def _block_spec(config: Config, index: int, heads: int, shapes: Shapes) -> Block:
+    prefix = f"backbone.blocks.{index}."
+    bias, eps = flag(config, "use_bias", False), number(config, "norm_eps", 1e-6)
+    v_width, ffn_width = (shapes[prefix + n][1] for n in ("mlstm_layer.out_proj.weight", "ffn.proj_down.weight"))
+    mixer = MLSTM(
+        heads=heads,
+        qk_width=_qk_width(shapes, prefix, v_width),
+        v_width=v_width,
+        gate_soft_cap=_cap(config, "gate_soft_cap", 15.0),
+        head_norm=Norm(kind="layer", eps=eps, bias=bias),
+        bias=bias,
+        eps=number(config, "eps", 1e-6),
+    )
+    rms = Norm(kind="rms", eps=eps, bias=bias)
+    ffn = FeedForward(width=ffn_width, activation="silu", bias=bias)
+    return Block(norm=rms, mixer=mixer, ffn_norm=rms, ffn=ffn)
 
 
 def _block_shapes(stored: Stored, index: int, width: int, heads: int, bias: bool) -> Shapes:

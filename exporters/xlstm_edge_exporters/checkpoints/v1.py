@@ -48,49 +48,64 @@ def load(stored: Stored, config: Config, family: str) -> Canonical:
             f"expected type xLSTMLMModel, came {kind!r}, another model of the same trainer; not an xLSTM"
         )
     refuse_unknown(config, MODEL_KEYS, "an xLSTM v1 config")
-    root = {"A1": "", "A2": "model.", "A3": ""}[family]
-    stem = next(name for name in stored.names if BLOCK.search(name))
-    stem = stem[: BLOCK.search(stem).start()]  # type: ignore[union-attr]  # just found
-    kinds = {int(m[1]): m[2] for name in stored.names if (m := BLOCK.match(name.removeprefix(stem)))}
-    count = 1 + max(kinds)
-    width = stored.shape(f"{stem}blocks.0.xlstm_norm.weight", 1)[0]
+    stem, kinds = _find_blocks(stored)
+    count, width = 1 + max(kinds), stored.shape(f"{stem}blocks.0.xlstm_norm.weight", 1)[0]
     _check_config(config, kinds, count, width)
-    builders = [_Block(stored, config, f"{stem}blocks.{i}.", width, kinds.get(i, "mlstm")) for i in range(count)]
-    expected: Shapes = {}
-    for builder in builders:
-        expected |= builder.shapes
+    blocks = [_Block(stored, config, f"{stem}blocks.{i}.", width, kinds.get(i, "mlstm")) for i in range(count)]
+    vocab, ends = _ends(stored, config, family, width)
+    expected: Shapes = dict(ends.values())
+    for block in blocks:
+        expected |= block.shapes
     post = flag(config, "add_post_blocks_norm", True)
     if post:
         expected[f"{stem}post_blocks_norm.weight"] = (width,)
-    embedding = None if family == "A3" else f"{root}token_embedding.weight"
-    tied = family != "A3" and _tied(config, family)
-    vocab = None
-    if embedding is not None:
-        vocab = stored.shape(embedding if embedding in stored else "lm_head.weight", 2)[0]
-        agree(config, "vocab_size", vocab)
-        embedding = _one_of_tied(stored, embedding, tied)
-        expected[embedding] = (vocab, width)
-        if not tied or (embedding != "lm_head.weight" and "lm_head.weight" in stored):
-            expected["lm_head.weight"] = (vocab, width)
     stored.audit_names(expected)
     stored.audit_shapes(expected)
-    weights = {f"blocks.{i}.{name}": w for i, b in enumerate(builders) for name, w in b.weights().items()}
+    weights = {f"blocks.{i}.{name}": w for i, block in enumerate(blocks) for name, w in block.weights().items()}
     if post:
         weights["norm.weight"] = stored[f"{stem}post_blocks_norm.weight"] + 1.0
-    if embedding is not None:
-        weights["embedding.weight"] = stored[embedding]
-        if not tied:
-            weights["head.weight"] = stored["lm_head.weight"]
+    weights |= {name: stored[source] for name, (source, _) in ends.items()}
     spec = ModelSpec(
         family=family,
         width=width,
-        blocks=tuple(builder.spec() for builder in builders),
+        blocks=tuple(block.spec() for block in blocks),
         norm=LAYER_NORM if post else None,
         vocab_size=vocab,
-        tied=tied,
+        tied=vocab is not None and "head.weight" not in ends,
         context_length=_context(config),
     )
     return Canonical(spec, weights)
+
+
+def _find_blocks(stored: Stored) -> tuple[str, dict[int, str]]:
+    """What stands before `blocks.N.` in this checkpoint's names, and the kind of each block."""
+    first = next(match for name in stored.names if (match := BLOCK.search(name)))
+    stem = first.string[: first.start()]
+    return stem, {int(m[1]): m[2] for name in stored.names if (m := BLOCK.match(name.removeprefix(stem)))}
+
+
+def _ends(
+    stored: Stored, config: Config, family: str, width: int
+) -> tuple[int | None, dict[str, tuple[str, tuple[int, ...]]]]:
+    """(vocabulary size, canonical name -> (stored name, shape)) of embedding and head; (None, {}) for a bare stack.
+
+    A2 ties always, A1 by its config. A safetensors file of a tied model holds only one of the two names, a torch state
+    dict both; then they must be equal, or the model was not tied after all.
+    """
+    if family == "A3":
+        return None, {}
+    embedding, head = ("model." if family == "A2" else "") + "token_embedding.weight", "lm_head.weight"
+    tied = family == "A2" or flag(config, "tie_weights", False)
+    if tied and embedding not in stored:
+        embedding = head
+    vocab = stored.shape(embedding, 2)[0]
+    agree(config, "vocab_size", vocab)
+    ends: dict[str, tuple[str, tuple[int, ...]]] = {"embedding.weight": (embedding, (vocab, width))}
+    if not tied or (embedding != head and head in stored and not stored.equal(embedding, head)):
+        ends["head.weight"] = (head, (vocab, width))
+    elif head in stored and embedding != head:
+        stored.drop(head)
+    return vocab, ends
 
 
 class _Block:
@@ -109,7 +124,7 @@ class _Block:
         return self.stored[self.layer + name]
 
     def _measure_mlstm(self) -> None:
-        layer, width, bias = self.layer, self.width, flag(self.config, "bias", False)
+        layer, bias = self.layer, flag(self.config, "bias", False)
         inner = self.stored.shape(layer + "proj_down.weight", 2)[1]
         block = self.stored.shape(layer + "q_proj.weight", 3)[1]
         heads = self.stored.shape(layer + "mlstm_cell.igate.weight", 2)[0]
@@ -126,25 +141,29 @@ class _Block:
             raise CheckpointError(
                 f"expected mLSTM conv1d_kernel_size of 2 or more, came {taps}; the reference fails on it"
             )
+        self.mixer: UpMLSTM | SLSTM = UpMLSTM(
+            inner=inner, heads=heads, conv_kernel=taps, qkv_block=block, head_norm=LAYER_NORM, bias=bias
+        )
+        self.ffn: FeedForward | None = None
+        self.shapes |= self._mlstm_shapes(self.mixer)
+
+    def _mlstm_shapes(self, mixer: UpMLSTM) -> Shapes:
+        layer, width, inner, heads = self.layer, self.width, mixer.inner, mixer.heads
         biased = {"proj_up": 2 * inner, "q_proj": inner, "k_proj": inner, "v_proj": inner, "proj_down": width}
-        self.shapes |= {f"{layer}{name}.bias": (size,) for name, size in biased.items() if bias}
-        headwise = (inner // block, block, block)
-        self.shapes |= {f"{layer}{name}.weight": headwise for name in ("q_proj", "k_proj", "v_proj")}
+        shapes: Shapes = {f"{layer}{name}.bias": (size,) for name, size in biased.items() if mixer.bias}
+        headwise = (inner // mixer.qkv_block, mixer.qkv_block, mixer.qkv_block)
+        shapes |= {f"{layer}{name}.weight": headwise for name in ("q_proj", "k_proj", "v_proj")}
         for gate in ("igate", "fgate"):
-            self.shapes[f"{layer}mlstm_cell.{gate}.weight"] = (heads, 3 * inner)
-            self.shapes[f"{layer}mlstm_cell.{gate}.bias"] = (heads,)
-        self.shapes |= {
+            shapes[f"{layer}mlstm_cell.{gate}.weight"] = (heads, 3 * inner)
+            shapes[f"{layer}mlstm_cell.{gate}.bias"] = (heads,)
+        return shapes | {
             layer + "proj_up.weight": (2 * inner, width),
-            layer + "conv1d.conv.weight": (inner, 1, taps),
+            layer + "conv1d.conv.weight": (inner, 1, mixer.conv_kernel),
             layer + "conv1d.conv.bias": (inner,),
             layer + "mlstm_cell.outnorm.weight": (inner,),
             layer + "learnable_skip": (inner,),
             layer + "proj_down.weight": (width, inner),
         }
-        self.mixer: UpMLSTM | SLSTM = UpMLSTM(
-            inner=inner, heads=heads, conv_kernel=taps, qkv_block=block, head_norm=LAYER_NORM, bias=bias
-        )
-        self.ffn: FeedForward | None = None
 
     def _measure_slstm(self) -> None:
         layer, width = self.layer, self.width
@@ -270,16 +289,6 @@ def _pair_gates(bias: Any) -> Any:
 def _dense(stored: Stored, name: str, source: str, bias: bool) -> dict[str, Weight]:
     weights = {name + ".weight": stored[source + ".weight"].transpose()}
     return weights | ({name + ".bias": stored[source + ".bias"]} if bias else {})
-
-
-def _tied(config: Config, family: str) -> bool:
-    """A2 ties always; A1 by its config, or where only one of the two matrices was saved under tie_weights."""
-    return family == "A2" or flag(config, "tie_weights", False)
-
-
-def _one_of_tied(stored: Stored, embedding: str, tied: bool) -> str:
-    """A safetensors file of a tied model holds only one of the two names."""
-    return "lm_head.weight" if tied and embedding not in stored else embedding
 
 
 def _check_config(config: Config, kinds: dict[int, str], count: int, width: int) -> None:

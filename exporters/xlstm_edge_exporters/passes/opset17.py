@@ -31,7 +31,7 @@ class ToOpset17(ir.passes.InPlacePass):
 
 
 def _axes_to_attribute(node: ir.Node) -> None:
-    axes = node.inputs[1]
+    axes = node.inputs[1] if len(node.inputs) > 1 else None
     if axes is None:
         return
     value = ir.convenience.get_const_tensor(axes)

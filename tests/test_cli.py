@@ -1,0 +1,210 @@
+"""The command line as scripts call it."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xlstm_edge import facade
+
+from .command import Command, assert_nothing_written, assert_one_sentence
+from .conftest import BY_NAME, SHIPPED
+from .oracles.cases import Case
+
+ROOT = SHIPPED.parent.parent
+
+
+@pytest.fixture(scope="session")
+def shipped_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped checkpoint, exported."""
+    out = tmp_path_factory.mktemp("shipped") / "bundle"
+    facade.export(SHIPPED, out)
+    return out
+
+
+def feed(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_run_streams_the_same_text_from_everywhere(
+    shipped_bundle: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--max-tokens", 12, "--temperature", 0.8, "--top-k", 40, "--top-p", 0.95, "--min-p", 0.01, "--seed", 3)
+    first = command("run", shipped_bundle, "To be", *options)
+    assert first.code == 0
+    assert len(first.out) > 12
+    (tmp_path / "prompt.txt").write_text("To be")
+    assert command("run", shipped_bundle, "--file", tmp_path / "prompt.txt", *options).out == first.out
+    for words in ((), ("-",), ("--file", "-")):
+        feed(monkeypatch, b"To be")
+        assert command("run", shipped_bundle, *words, *options).out == first.out
+    document = json.loads(command("run", shipped_bundle, "To be", *options, "--json").out)
+    assert document["text"] + "\n" == first.out
+    assert document["usage"] == {"prompt_tokens": 2, "generated_tokens": 12}
+    assert document["finish_reason"] == "length"
+    stop = first.out[5:8]
+    stopped = json.loads(command("run", shipped_bundle, "To be", *options, "--stop", stop, "--json").out)
+    assert stopped["finish_reason"] == "stop"
+    assert stopped["text"] == first.out[: first.out.index(stop)]
+
+
+def test_stats_go_to_standard_error(shipped_bundle: Path, command: Command) -> None:
+    result = command("run", shipped_bundle, "To be", "--max-tokens", 3, "--stats", "--threads", 1)
+    assert "state 1," in result.err.replace("\n", " ") or "bytes" in result.err
+    assert "tokens" not in result.out
+
+
+def test_a_bundle_without_a_tokenizer_takes_and_gives_ids(
+    bundle_of: Callable[[Case, str], Path], command: Command
+) -> None:
+    bundle = bundle_of(BY_NAME["a1-mixed"], "ort")
+    result = command("run", bundle, "5, 17 3", "--max-tokens", 4)
+    assert result.code == 0
+    assert all(part.isdecimal() for part in result.out.split())
+    assert len(result.out.split()) == 4
+    assert_one_sentence(command("run", bundle, "To be"), 2)
+
+
+def test_a_stack_cannot_continue_text(bundle_of: Callable[[Case, str], Path], command: Command) -> None:
+    assert_one_sentence(command("run", bundle_of(BY_NAME["a3-mixed"], "ort"), "1 2"), 2)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--temperature", "-1"), ("--top-p", "0"), ("--min-p", "7"), ("--max-tokens", "-3"), ("--stop", ""),
+        ("--file", "nowhere.txt"), ("--top-k", "-1"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_bad_run_options(words: tuple[str, ...], shipped_bundle: Path, command: Command) -> None:
+    prompt = () if "--file" in words else ("To be",)
+    assert_one_sentence(command("run", shipped_bundle, *prompt, *words), 2)
+
+
+def test_prompts_that_are_none(
+    shipped_bundle: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed(monkeypatch, b"")
+    assert_one_sentence(command("run", shipped_bundle), 2)
+    assert_one_sentence(command("run", shipped_bundle, ""), 2)
+    (tmp_path / "x").write_bytes(b"\xff\xfe")
+    assert_one_sentence(command("run", shipped_bundle, "--file", tmp_path / "x"), 2)
+    assert_one_sentence(command("run", shipped_bundle, "a", "--file", tmp_path / "x"), 2)
+
+
+@pytest.mark.parametrize(
+    "words", [("export",), ("fly",), ("run", "--no-such"), ("export", "a", "-o", "b", "--flavour", "tflite")]
+)
+def test_usage_errors(words: tuple[str, ...], command: Command) -> None:
+    result = command(*words)
+    assert result.code == 2
+    assert "Usage" in result.err
+
+
+@pytest.mark.parametrize("name", ["export", "verify", "inspect", "run", "bench", "demo"])
+def test_help_shows_an_example(name: str, command: Command) -> None:
+    result = command(name, "--help")
+    assert result.code == 0
+    assert f"xlstm-edge {name}" in " ".join(result.out.split())
+    assert "Example" in result.out
+
+
+def test_inspect_of_a_bundle_and_of_its_checkpoint_agree(shipped_bundle: Path, command: Command) -> None:
+    bundle = json.loads(command("inspect", shipped_bundle, "--json").out)
+    checkpoint = json.loads(command("inspect", SHIPPED, "--json").out)
+    shared = ("family", "width", "vocab_size", "blocks", "parameters", "state", "state_bytes", "tied")
+    assert {key: bundle[key] for key in shared} == {key: checkpoint[key] for key in shared}
+    assert sum(4 * _size(row["shape"]) for row in bundle["state"]) == bundle["state_bytes"]
+    assert "opset 23" in command("inspect", shipped_bundle).out
+
+
+def _size(shape: list[int]) -> int:
+    size = 1
+    for number in shape:
+        size *= number
+    return size
+
+
+def test_bench_reports_what_it_measured(shipped_bundle: Path, command: Command) -> None:
+    words = ("--prompt", 20, "--generate", 5, "--repeat", 2, "--threads", 1)
+    document = json.loads(command("bench", shipped_bundle, *words, "--json").out)
+    for key in ("prompt_tokens_per_second", "generated_tokens_per_second"):
+        assert 0 < document[key]["min"] <= document[key]["median"] <= document[key]["max"]
+    assert document["machine"]["threads"] == 1
+    assert document["latency_ms"]["p50"] <= document["latency_ms"]["p99"]
+    assert "tokens/s" in command("bench", shipped_bundle, *words).out
+
+
+def test_an_existing_bundle_is_not_overwritten(
+    checkpoint_of: Callable[[Case], Path], tmp_path: Path, command: Command
+) -> None:
+    checkpoint = checkpoint_of(BY_NAME["b-wide-vocab"])
+    assert command("export", checkpoint, "-o", tmp_path / "bundle").code == 0
+    manifest = (tmp_path / "bundle" / "manifest.json").read_bytes()
+    assert_one_sentence(command("export", checkpoint, "-o", tmp_path / "bundle"), 2)
+    assert (tmp_path / "bundle" / "manifest.json").read_bytes() == manifest
+    assert command("export", checkpoint, "-o", tmp_path / "bundle", "--force", "--chunk", 8).code == 0
+    assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["graph"]["chunk"] == 8
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years of work")
+    assert_one_sentence(command("export", checkpoint, "-o", tmp_path / "precious", "--force"), 2)
+    assert_one_sentence(command("export", checkpoint, "-o", tmp_path / "none" / "bundle"), 2)
+    assert_one_sentence(command("export", checkpoint, "-o", tmp_path / "other", "--chunk", 0), 2)
+    assert_nothing_written(tmp_path, {"bundle", "precious"})
+
+
+@pytest.mark.parametrize("stage", ["trace", "weights", "reference"])
+def test_an_interrupted_export_leaves_nothing(
+    stage: str, checkpoint_of: Callable[[Case], Path], tmp_path: Path
+) -> None:
+    def interrupt(name: str, done: int, total: int) -> None:
+        if name == stage and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        facade.export(checkpoint_of(BY_NAME["a1-mixed"]), tmp_path / "bundle", progress=interrupt)
+    assert_nothing_written(tmp_path, set())
+
+
+def start(*words: object) -> subprocess.Popen[str]:
+    paths = os.pathsep.join(str(ROOT / part) for part in (".", "exporters", "runtime"))
+    command = [sys.executable, "-m", "xlstm_edge", *map(str, words)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+    )
+
+
+def test_ctrl_c_ends_a_stream_with_130(shipped_bundle: Path) -> None:
+    process = start("run", shipped_bundle, "To be", "--max-tokens", 10_000_000)
+    assert process.stdout is not None
+    process.stdout.read(20)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "error: interrupted"
+
+
+def test_a_reader_that_goes_away_is_no_error(shipped_bundle: Path) -> None:
+    process = start("run", shipped_bundle, "To be", "--max-tokens", 10_000_000)
+    assert process.stdout is not None
+    process.stdout.read(20)
+    process.stdout.close()
+    assert process.stderr is not None
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.returncode == 0
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+
+
+def test_version(command: Command) -> None:
+    assert command("--version").out.startswith("xlstm-edge 0.")
