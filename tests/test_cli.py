@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -177,8 +178,15 @@ def test_an_interrupted_export_leaves_nothing(
 def start(*words: object) -> subprocess.Popen[str]:
     paths = os.pathsep.join(str(ROOT / part) for part in (".", "exporters", "runtime"))
     command = [sys.executable, "-m", "xlstm_edge", *map(str, words)]
+    # A shell may have started the tests with Ctrl-C ignored; a person's terminal has not.
+    restore = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        preexec_fn=restore,  # noqa: PLW1509  # the parent runs no other thread here
     )
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xlstm_edge_runtime import __version__
-from xlstm_edge_runtime.errors import VerificationError, XlstmEdgeError
+from xlstm_edge_runtime.errors import InputError, VerificationError, XlstmEdgeError
 
 from . import facade
 from .bench import bench_bundle, bench_table
@@ -46,27 +46,42 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, or a weights file with its config beside it.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.", metavar="BUNDLE")],
     flavour: Annotated[
-        Literal["ort", "portable"],
+        Literal["ort", "portable"] | None,
         typer.Option(help="**ort** for onnxruntime (any chunk length), **portable** for other runtimes."),
-    ] = "ort",
-    chunk: Annotated[int, typer.Option(help="Most tokens of one call (ort).")] = 64,
-    all_logits: Annotated[bool, typer.Option(help="Return the logits of every token, not only the last.")] = False,
-    force: Annotated[bool, typer.Option(help="Replace an existing bundle.")] = False,
+    ] = None,
+    chunk: Annotated[int | None, typer.Option(help="Most tokens of one call (ort); 64 if left out.")] = None,
+    quantize: Annotated[
+        Literal["int8", "int4", "mixed"] | None,
+        typer.Option(help="Integers for the large matrices; float32 if left out."),
+    ] = None,
+    method: Annotated[Literal["rtn", "gptq"] | None, typer.Option(help="**rtn** rounds, **gptq** calibrates.")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="Text that gptq and mixed learn from.", metavar="FILE")] = None,
+    group_size: Annotated[int | None, typer.Option(help="Weights that share a scale: 16 to 256.")] = None,
+    embedding_bits: Annotated[int | None, typer.Option(help="2, 4, 8 or 32 for the embedding.")] = None,
+    head_bits: Annotated[int | None, typer.Option(help="2, 4, 8 or 32 for the output head.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Bits for tensors by name, e.g. 'blocks.0.*=8'.", metavar="PATTERN=BITS")
+    ] = None,
+    target_mb: Annotated[
+        float | None, typer.Option(help="Weights' size that mixed may spend, in million bytes.")
+    ] = None,
+    target_bpw: Annotated[float | None, typer.Option(help="The same in bits a weight.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file with these options.", metavar="FILE")] = None,
+    all_logits: Annotated[
+        bool | None, typer.Option("--all-logits", help="Return the logits of every token, not only the last.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Export a trained checkpoint to a bundle.
 
-    Example: `xlstm-edge export examples/shakespeare -o bundle`
+    Example: `xlstm-edge export examples/shakespeare -o bundle --quantize int4`
     """
+    options = {
+        name: value for name, value in locals().items() if name not in ("checkpoint", "output", "recipe", "force")
+    }
+    options |= {"keep": _patterns(keep) if keep else None, "calibrate": str(calibrate) if calibrate else None}
     with bars(err) as progress:
-        bundle = facade.export(
-            checkpoint,
-            output,
-            flavour=flavour,
-            chunk=chunk,
-            all_logits=all_logits,
-            force=force,
-            progress=progress,
-        )
+        bundle = facade.export(checkpoint, output, recipe=recipe, force=force, progress=progress, **options)
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     err.print(f"{bundle.path}: {bundle.manifest.model.parameters:,} parameters, {size:,} bytes", highlight=False)
 
@@ -127,7 +142,9 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given several times.")] = None,
     threads: ThreadsOption = None,
-    stats: Annotated[bool, typer.Option(help="Print speed and memory to standard error at the end.")] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Print speed and memory to standard error at the end.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a prompt, streaming the text.
@@ -221,6 +238,17 @@ def _fail(message: str, code: int) -> None:
 
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _patterns(words: list[str]) -> dict[str, int]:
+    """PATTERN=BITS words as a mapping; InputError for one that is not."""
+    patterns = {}
+    for word in words:
+        pattern, _, bits = word.rpartition("=")
+        if not pattern or not bits.isdecimal():
+            raise InputError(f"expected --keep PATTERN=BITS, came {word!r}; write for example 'blocks.0.*=8'")
+        patterns[pattern] = int(bits)
+    return patterns
 
 
 def _stats_line(result: dict[str, Any]) -> str:

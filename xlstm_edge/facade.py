@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from xlstm_edge_runtime.errors import DependencyError, InputError
 from xlstm_edge_runtime.manifest import MANIFEST, Manifest, read_manifest
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 EXPORT_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "yaml"}
-LARGEST_CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +33,27 @@ def export(
     checkpoint: str | Path,
     bundle: str | Path,
     *,
-    flavour: Literal["ort", "portable"] = "ort",
-    chunk: int = 64,
-    all_logits: bool = False,
+    recipe: str | Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Bundle:
     """Export a checkpoint (folder or weights file) to a bundle folder.
 
-    `chunk` is the most tokens of one call of an `ort` graph; `portable` graphs take one. `all_logits` makes the graph
-    return every token's logits instead of the last one's. Raises an XlstmEdgeError and writes nothing if anything is
-    wrong.
+    `options` are the fields of `xlstm_edge_exporters.recipe.Recipe`: flavour ("ort" or "portable"), chunk (most tokens of
+    one call, ort only), all_logits, quantize ("int8", "int4", "mixed"), method ("rtn", "gptq"), calibrate (a text file),
+    group_size, embedding_bits, head_bits, keep ({pattern: bits}), target_mb, target_bpw. They override those of the TOML
+    file `recipe`. Raises an XlstmEdgeError and writes nothing if anything is wrong.
     """
-    if flavour not in ("ort", "portable"):
-        raise InputError(f"expected flavour ort or portable, came {flavour!r}; choose one")
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or not 1 <= chunk <= LARGEST_CHUNK:
-        raise InputError(f"expected a chunk of 1 to {LARGEST_CHUNK} tokens, came {chunk!r}; 64 is a good choice")
     source = open_checkpoint(checkpoint)
-    from xlstm_edge_exporters.bundle import write_bundle  # noqa: PLC0415  # loads torch
-    from xlstm_edge_exporters.trace import GraphOptions  # noqa: PLC0415  # same
+    from xlstm_edge_exporters.export import export_checkpoint  # noqa: PLC0415  # loads torch
+    from xlstm_edge_exporters.recipe import KINDS, read_recipe  # noqa: PLC0415  # same
 
-    options = GraphOptions(flavour=flavour, chunk=chunk if flavour == "ort" else 1, all_logits=all_logits)
-    more = {} if progress is None else {"progress": progress}
-    return Bundle(Path(bundle), write_bundle(source, bundle, options, force=force, **more))
+    if unknown := sorted(options.keys() - KINDS.keys()):
+        raise InputError(f"expected options among {', '.join(KINDS)}, came {', '.join(unknown)}; correct them")
+    chosen = read_recipe(recipe, options)
+    manifest = export_checkpoint(source, bundle, chosen, force=force, progress=progress or _silent)
+    return Bundle(Path(bundle), manifest)
 
 
 def verify(
@@ -72,8 +69,7 @@ def verify(
         source = open_checkpoint(against)
         from xlstm_edge_exporters.verify import verify_against  # noqa: PLC0415  # loads torch
 
-        more = {} if progress is None else {"progress": progress}
-        checks += verify_against(bundle, source, threads=threads, **more)
+        checks += verify_against(bundle, source, threads=threads, progress=progress or _silent)
     return checks
 
 
@@ -95,3 +91,7 @@ def open_checkpoint(path: str | Path) -> "Checkpoint":
             f"expected the package {error.name} for reading checkpoints, came none; pip install 'xlstm-edge[export]'"
         ) from error
     return checkpoints.open_checkpoint(path)
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Nobody asked for progress."""

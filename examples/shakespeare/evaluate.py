@@ -2,10 +2,11 @@
 
     python examples/shakespeare/evaluate.py [--sample 300]
 
-It needs what `examples/train_shakespeare.py` needs, except the corpus. The lesson: what "held-out perplexity" means
-here. The tokens of heldout.txt, behind one end token, are cut into windows; each window starts from an empty state and
-every token of the file is predicted exactly once. A recurrent runtime that resets its state at the same places must
-give the same number.
+It needs what `examples/train_shakespeare.py` needs, except the corpus; and matplotlib for --plot.
+
+The lesson: what "held-out perplexity" means here. The tokens of heldout.txt, behind one end token, are cut into
+windows; each window starts from an empty state and every token of the file is predicted exactly once. A recurrent
+runtime that resets its state at the same places must give the same number.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def windows(ids: list[int], size: int) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.inference_mode()
 def nats(model: xLSTMLMModel, ids: list[int], size: int) -> float:
     """Summed cross-entropy, all positions of a window at once (the parallel form)."""
-    parts = zip(*(part.split(8) for part in windows(ids, size)), strict=True)
+    parts = zip(*(torch.split(part, 8) for part in windows(ids, size)), strict=True)
     return sum(F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="sum").item() for x, y in parts)
 
 
@@ -77,6 +78,22 @@ def sample(model: xLSTMLMModel, tokenizer: Tokenizer, prompt: str, count: int, t
     return str(tokenizer.decode(ids))
 
 
+def plot(folder: Path) -> None:
+    """loss.csv as loss.png."""
+    from matplotlib import pyplot as plt  # noqa: PLC0415  # only this needs it
+
+    step, _, training, held_out = torch.tensor(
+        [[float(x) for x in line.split(",")] for line in (folder / "loss.csv").read_text().split()[1:]]
+    ).T.tolist()
+    _, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(step, training, label="training (with dropout)")
+    axes.plot(step, held_out, label="held-out (averaged weights)")
+    axes.set(xlabel="step", ylabel="loss, nats a token", ylim=(2.7, 6))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    plt.savefig(folder / "loss.png", dpi=110)
+
+
 def main() -> None:
     """Print tokens, perplexity and bits per byte, and a sample if asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,10 +104,13 @@ def main() -> None:
     parser.add_argument("--prompt", default="HAMLET.\n")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plot", action="store_true", help="also draw loss.csv as loss.png")
     args = parser.parse_args()
+    if args.plot:
+        plot(args.folder)
     model, tokenizer = load(args.folder)
     text = (args.folder / "heldout.txt").read_bytes()
-    ids = [tokenizer.token_to_id(END), *tokenizer.encode(text.decode()).ids]
+    ids: list[int] = tokenizer.encode(END + text.decode()).ids
     loss = (nats_by_steps if args.steps else nats)(model, ids, args.window)
     mean = loss / (len(ids) - 1)
     print(f"{len(text)} bytes, {len(ids) - 1} tokens, window {args.window}, {'steps' if args.steps else 'parallel'}")

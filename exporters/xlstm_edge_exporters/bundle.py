@@ -7,19 +7,26 @@ Everything goes into a temporary folder beside the target, which is renamed at t
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from xlstm_edge_runtime import __version__
-from xlstm_edge_runtime.errors import CheckpointError, InputError, XlstmEdgeError
+from xlstm_edge_runtime.errors import CheckpointError, InputError
 from xlstm_edge_runtime.manifest import MANIFEST, Dimensions, FileEntry, GraphInfo, Manifest, file_entry
 
 from .checkpoints import Checkpoint
 from .checkpoints.files import sha256
+from .data import save_graph
+from .quantize.plan import Plan
+from .quantize.read import read_weights
+from .quantize.rewrite import QuantizeGraph
+from .quantize.sources import Load, Quantizer, quantized_sources, round_to_nearest
 from .reference import Progress, iterate_names, no_progress
 from .spec import MLSTM, SLSTM, ModelSpec, UpMLSTM
 from .special import TextSide, text_side
@@ -27,7 +34,7 @@ from .trace import GraphOptions, input_name, output_name, trace
 from .vectors import make_vectors, write_vectors
 from .weights import FloatArray, Weight
 
-GRAPH, DATA, VECTORS = "model.onnx", "model.onnx.data", "vectors.json"
+GRAPH, VECTORS = "model.onnx", "vectors.json"
 MINIMUM_ONNXRUNTIME = {"ort": "1.26", "portable": "1.17"}
 KINDS = {UpMLSTM: "mlstm", MLSTM: "mlstm", SLSTM: "slstm"}
 
@@ -37,10 +44,16 @@ def write_bundle(
     out: str | Path,
     options: GraphOptions,
     *,
+    plan: Plan | None = None,
+    quantizer: Quantizer = round_to_nearest,
+    recipe: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Progress = no_progress,
 ) -> Manifest:
-    """Export `checkpoint` to the folder `out`; refuses an existing one unless `force` and it is a bundle itself."""
+    """Export `checkpoint` to the folder `out`; refuses an existing one unless `force` and it is a bundle itself.
+
+    `plan` names the tensors to quantize, `quantizer` does it, `recipe` goes into the manifest to say how.
+    """
     out = Path(out).resolve()
     _refuse_target(out, force)
     _audit(checkpoint)
@@ -49,37 +62,45 @@ def write_bundle(
         progress("trace", 0, 1)
         model = trace(checkpoint.spec, options)
         progress("trace", 1, 1)
-        write_graph(model, checkpoint, folder, progress)
-        write_vectors(folder / VECTORS, make_vectors(checkpoint.spec, checkpoint.weights, progress=progress))
+        write_graph(model, checkpoint, folder, progress, plan=plan, quantizer=quantizer)
+        stored = read_weights(folder / GRAPH)
+        groups = {name: scheme.group for name, scheme in (plan or {}).items()}
+        write_vectors(folder / VECTORS, make_vectors(checkpoint.spec, stored, groups, progress=progress))
         if text.file is not None and text.info.file is not None:
             shutil.copyfile(text.file, folder / text.info.file)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
-        manifest = describe(checkpoint, options, text, files)
+        manifest = describe(checkpoint, options, text, files, _quantization(plan or {}, recipe or {}))
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         _replace(folder, out)
     return manifest
 
 
-def write_graph(model: ir.Model, checkpoint: Checkpoint, folder: Path, progress: Progress = no_progress) -> None:
+def write_graph(
+    model: ir.Model,
+    checkpoint: Checkpoint,
+    folder: Path,
+    progress: Progress = no_progress,
+    *,
+    plan: Plan | None = None,
+    quantizer: Quantizer = round_to_nearest,
+) -> None:
     """Save the traced model with its weights as external data, reading and checking one tensor at a time."""
-    weights = {n: w for n, w in checkpoint.weights.items() if n in model.graph.initializers}
-    for name, weight in weights.items():
-        model.graph.initializers[name].const_value = _lazy(name, weight)
-    total = len(weights)
-
-    def report(_tensor: object, info: ir.external_data.CallbackInfo) -> None:
-        progress("weights", info.index + 1, max(info.total, total))
-
-    try:
-        ir.save(model, folder / GRAPH, external_data=DATA, callback=report, max_workers=1)
-    except Exception as error:  # the writer wraps what a tensor's own check raised
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, XlstmEdgeError):
-            cause = cause.__cause__ or cause.__context__
-        raise cause or error from error
+    weights, plan = checkpoint.weights, plan or {}
+    if plan:
+        QuantizeGraph(plan)(model)
+    checked = {name: Weight(weight.shape, partial(_finite, name, weight)) for name, weight in weights.items()}
+    sources: dict[str, Load] = {name: w.load for name, w in checked.items() if name not in plan}
+    quantized, aliases = quantized_sources(checked, plan, quantizer, tied=checkpoint.spec.tied)
+    save_graph(model, sources | quantized, folder / GRAPH, aliases=aliases, progress=progress)
 
 
-def describe(checkpoint: Checkpoint, options: GraphOptions, text: TextSide, files: dict[str, FileEntry]) -> Manifest:
+def describe(
+    checkpoint: Checkpoint,
+    options: GraphOptions,
+    text: TextSide,
+    files: dict[str, FileEntry],
+    quantization: Mapping[str, Any],
+) -> Manifest:
     """The manifest of a finished folder."""
     spec = checkpoint.spec
     return Manifest(
@@ -101,7 +122,7 @@ def describe(checkpoint: Checkpoint, options: GraphOptions, text: TextSide, file
             opset=options.opset,
             input=input_name(spec),
             output=output_name(spec),
-            chunk=options.chunk if options.flavour == "ort" else 1,
+            chunk=options.chunk,
             all_logits=options.all_logits,
         ),
         tokenizer=text.info,
@@ -109,12 +130,19 @@ def describe(checkpoint: Checkpoint, options: GraphOptions, text: TextSide, file
         state=spec.state_table(),
         files=files,
         sampling=text.sampling,
+        quantization=quantization,
     )
 
 
 def count_parameters(spec: ModelSpec) -> int:
     """Number of weights, a tied matrix counted once."""
     return sum(prod(shape) for _, shape in iterate_names(spec))
+
+
+def _quantization(plan: Plan, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """How the tensors were quantized: the recipe, and what it came to for each."""
+    tensors = {name: {"bits": scheme.bits, "group": scheme.group} for name, scheme in plan.items()}
+    return {"recipe": dict(recipe), "tensors": tensors} if plan else {}
 
 
 def _audit(checkpoint: Checkpoint) -> None:
@@ -126,16 +154,11 @@ def _audit(checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"expected the loader to fill each parameter, came a mismatch at {odd[:4]}; report this")
 
 
-def _lazy(name: str, weight: Weight) -> ir.LazyTensor:
-    def load() -> ir.TensorProtocol:
-        array: FloatArray = weight.load()
-        if not np.isfinite(array).all():
-            raise CheckpointError(
-                f"expected finite weights, came NaN or infinity in {name}; train or download it again"
-            )
-        return ir.Tensor(array, name=name)
-
-    return ir.LazyTensor(load, ir.DataType.FLOAT, ir.Shape(weight.shape), name=name)
+def _finite(name: str, weight: Weight) -> FloatArray:
+    array = weight.load()
+    if not np.isfinite(array).all():
+        raise CheckpointError(f"expected finite weights, came NaN or infinity in {name}; train or download it again")
+    return array
 
 
 def _refuse_target(out: Path, force: bool) -> None:

@@ -41,11 +41,6 @@ def _norm(width: int, spec: Norm) -> Affine:
     return Affine((width,), width if spec.bias else None)
 
 
-def _linear(x: Tensor, affine: Affine) -> Tensor:
-    y = x @ affine.weight
-    return y if affine.bias is None else y + affine.bias
-
-
 class UpMLSTMLayer(nn.Module):
     """The mLSTM layer of xLSTM v1 (`xlstm/blocks/mlstm/layer.py`)."""
 
@@ -64,16 +59,16 @@ class UpMLSTMLayer(nn.Module):
     def forward(self, u: Tensor, state: States) -> tuple[Tensor, NewStates]:
         """u (B, T, D), state {conv, C, n, m} -> (B, T, D), new state. q, k see the convolved branch, v the raw one."""
         ops, inner = self.ops, self.spec.inner
-        x, z = ops.split(_linear(u, self.up), [inner, inner])
+        x, z = ops.split(ops.linear(u, self.up.weight, self.up.bias), [inner, inner])
         x = x.transpose(1, 2)
         c, window = ops.causal_conv_silu(x, self.conv.weight, _bias(self.conv), state.get("conv"))
         qkv = ops.grouped(torch.cat([c, c, x], 1), self.qkv.weight, self.qkv.bias).transpose(1, 2)
         cell = (state["C"], state["n"], state["m"])
         q, k, v = ops.split(qkv, [inner] * 3)
-        h, (C, n, m) = ops.mlstm(q, k, v, _linear(qkv, self.gates), cell, self.spec.eps)
+        h, (C, n, m) = ops.mlstm(q, k, v, ops.linear(qkv, self.gates.weight, self.gates.bias), cell, self.spec.eps)
         h = ops.head_norm(h, self.head_norm.weight, self.head_norm.bias, self.spec.head_norm)
         y = (h + (self.skip * c).transpose(1, 2)) * ops.silu(z)
-        return _linear(y, self.down), _with_window(window, C=C, n=n, m=m)
+        return ops.linear(y, self.down.weight, self.down.bias), _with_window(window, C=C, n=n, m=m)
 
 
 class MLSTMLayer(nn.Module):
@@ -90,13 +85,15 @@ class MLSTMLayer(nn.Module):
     def forward(self, u: Tensor, state: States) -> tuple[Tensor, NewStates]:
         """u (B, T, D), state {C, n, m} -> (B, T, D), new state."""
         ops, spec = self.ops, self.spec
-        q, k, v, o = ops.split(_linear(u, self.qkvo), [spec.qk_width] * 2 + [spec.v_width] * 2)
-        gates = _linear(u, self.gates)
+        q, k, v, o = ops.split(
+            ops.linear(u, self.qkvo.weight, self.qkvo.bias), [spec.qk_width] * 2 + [spec.v_width] * 2
+        )
+        gates = ops.linear(u, self.gates.weight, self.gates.bias)
         if spec.gate_soft_cap is not None:  # the weights are stored divided by the cap
             gates = spec.gate_soft_cap * torch.tanh(gates)
         h, (C, n, m) = ops.mlstm(q, k, v, gates, (state["C"], state["n"], state["m"]), spec.eps)
         h = ops.head_norm(h, self.head_norm.weight, self.head_norm.bias, spec.head_norm)
-        return _linear(torch.sigmoid(o) * h, self.out), {"C": C, "n": n, "m": m}
+        return ops.linear(torch.sigmoid(o) * h, self.out.weight, self.out.bias), {"C": C, "n": n, "m": m}
 
 
 class SLSTMLayer(nn.Module):
@@ -137,8 +134,9 @@ class FeedForwardLayer(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        gate, up = self.ops.split(_linear(u, self.gate_up), [self.spec.width] * 2)
-        return _linear(self.ops.activation(gate, self.spec.activation) * up, self.down)
+        ops = self.ops
+        gate, up = ops.split(ops.linear(u, self.gate_up.weight, self.gate_up.bias), [self.spec.width] * 2)
+        return ops.linear(ops.activation(gate, self.spec.activation) * up, self.down.weight, self.down.bias)
 
 
 LAYERS = {UpMLSTM: UpMLSTMLayer, MLSTM: MLSTMLayer, SLSTM: SLSTMLayer}

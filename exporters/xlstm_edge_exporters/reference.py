@@ -4,7 +4,7 @@ The oracle behind test vectors and `verify --against`: float64 by default, no ON
 block before the next is loaded, so the largest checkpoint needs the memory of its largest tensor group, not of itself.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from .model import BlockModule, Model
 from .ops.reference import Reference
+from .ops.rounded import Rounded
 from .spec import ModelSpec
 from .weights import Weights
 
+Groups = Mapping[str, int]
 Progress = Callable[[str, int, int], None]
 
 
@@ -38,17 +40,22 @@ def run_reference(
     inputs: NDArray[np.generic],
     *,
     dtype: torch.dtype = torch.float64,
+    groups: Groups | None = None,
     progress: Progress = no_progress,
 ) -> ReferenceRun:
-    """Token ids (T,) or vectors (T, D) through the whole model from the zero state."""
+    """Token ids (T,) or vectors (T, D) through the whole model from the zero state.
+
+    `groups` names weights whose inputs are rounded to int8 in groups of that size, as quantized kernels do.
+    """
+    groups = groups or {}
     with torch.no_grad():
         x, delta = _embed(spec, weights, inputs, dtype), None
         state: dict[str, Tensor] = {}
         for index in range(len(spec.blocks)):
-            x, delta, own = _run_block(spec, weights, index, x, delta)
+            x, delta, own = _run_block(spec, weights, index, x, delta, groups)
             state |= {f"blocks.{index}.{name}": tensor for name, tensor in own.items()}
             progress("reference", index + 1, len(spec.blocks))
-        outputs = _head(spec, weights, dtype)(x, delta)
+        outputs = _head(spec, weights, dtype, groups)(x, delta)
     arrays = {name: tensor.to(torch.float64).numpy() for name, tensor in state.items()}
     return ReferenceRun(outputs[0].to(torch.float64).numpy(), arrays)
 
@@ -76,12 +83,14 @@ def build(spec: ModelSpec, weights: Weights, dtype: torch.dtype = torch.float32,
 
 
 def _run_block(
-    spec: ModelSpec, weights: Weights, index: int, x: Tensor, delta: Tensor | None
+    spec: ModelSpec, weights: Weights, index: int, x: Tensor, delta: Tensor | None, groups: Groups
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    ops = Rounded()
     prefix = f"blocks.{index}."
     with torch.device("meta"):
-        block = BlockModule(spec.blocks[index], spec.width, Reference())
+        block = BlockModule(spec.blocks[index], spec.width, ops)
     materialize(block, weights, x.dtype, prefix)
+    _mark(ops, block, groups, prefix)
     zero = initial_state(spec, x.dtype)
     own = {name.removeprefix(prefix): tensor for name, tensor in zero.items() if name.startswith(prefix)}
     result: tuple[Tensor, Tensor, dict[str, Tensor]] = block(x, delta, own)
@@ -93,7 +102,9 @@ def _embed(spec: ModelSpec, weights: Weights, inputs: NDArray[np.generic], dtype
     return torch.from_numpy(np.array(rows)).to(dtype)[None]
 
 
-def _head(spec: ModelSpec, weights: Weights, dtype: torch.dtype) -> Callable[[Tensor, Tensor | None], Tensor]:
+def _head(
+    spec: ModelSpec, weights: Weights, dtype: torch.dtype, groups: Groups
+) -> Callable[[Tensor, Tensor | None], Tensor]:
     headless = ModelSpec(
         family=spec.family,
         width=spec.width,
@@ -103,7 +114,18 @@ def _head(spec: ModelSpec, weights: Weights, dtype: torch.dtype) -> Callable[[Te
         tied=spec.tied,
         logit_soft_cap=spec.logit_soft_cap,
     )
-    return build(headless, weights, dtype, all_logits=True).output
+    ops = Rounded()
+    with torch.device("meta"):
+        model = Model(headless, ops, all_logits=True)
+    materialize(model, weights, dtype)
+    _mark(ops, model, groups)
+    return model.output
+
+
+def _mark(ops: Rounded, module: nn.Module, groups: Groups, prefix: str = "") -> None:
+    for name, parameter in module.named_parameters():
+        if prefix + name in groups:
+            ops.mark(parameter, groups[prefix + name])
 
 
 def iterate_names(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:

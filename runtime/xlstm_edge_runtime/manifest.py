@@ -97,6 +97,7 @@ class Manifest:
     state: StateTable
     files: Mapping[str, FileEntry]
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text of manifest.json."""
@@ -112,6 +113,7 @@ class Manifest:
             "tokenizer": dataclasses.asdict(self.tokenizer),
             "special_tokens": dataclasses.asdict(self.special_tokens),
             "sampling": dict(self.sampling),
+            "quantization": dict(self.quantization),
             "state": {
                 "dtype": "float32",
                 "bytes_per_session": self.state.nbytes,
@@ -153,6 +155,7 @@ class Manifest:
             state=_state(root.section("state")),
             files=_files(root.section("files")),
             sampling=root.get("sampling", dict),
+            quantization=root.get("quantization", dict),
         )
         _check_references(manifest)
         return manifest

@@ -1,198 +1,220 @@
-"""Make checkpoints with the official packages, and run them with the official packages.
+"""Make checkpoints with the official packages in each family's own format, and run the official models on them.
 
-Random weights, but not the timid ones of an initialization: gates are spread, norms are off 1, recurrent kernels are
-filled, so that a swapped gate or a forgotten 1 + w shows.
+>>> folder = make_checkpoint(CASES[0], Path("somewhere"))
+>>> official_step(CASES[0], folder, sequence)  # (T, V) float32, or None: `limit` says why
 """
 
 import json
-import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import yaml
-from dacite import from_dict
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .cases import Case
+from .cases import CASES, Case, sequence_of
+from .models import Tensors, build, is_tied, load, relayout, to_cuda_layout
+from .randomness import randomize
 
-FloatArray = NDArray[np.float32]
-KERNELS = {
-    "chunkwise_kernel": "chunkwise--native_autograd",
-    "sequence_kernel": "native_sequence__native",
-    "step_kernel": "native",
-    "mode": "inference",
-    "return_last_states": True,
-    "autocast_kernel_dtype": "float32",
-}
+__all__ = [
+    "CASES",
+    "LIMITS",
+    "Case",
+    "limit",
+    "make_checkpoint",
+    "official_parallel",
+    "official_states",
+    "official_step",
+    "sequence_of",
+    "to_cuda_layout",
+]
+Floats = NDArray[np.floating[Any]]
+Form = Literal["step", "parallel"]
 
 
-def make_checkpoint(case: Case, folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
-    """A folder as the family's own tool writes it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
+@dataclass(frozen=True)
+class Limit:
+    """What an official path cannot run, and why."""
+
+    path: Form
+    applies: Callable[[Case], bool]
+    reason: str
+
+
+def _one_tap(case: Case) -> bool:
+    """A v1 convolution of kernel size 1."""
+    blocks = [(case.config.get(f"{kind}_block") or {}).get(kind) or {} for kind in ("mlstm", "slstm")]
+    return case.family[0] == "A" and any(block.get("conv1d_kernel_size", 4) == 1 for block in blocks)
+
+
+def _ragged_cache(case: Case) -> bool:
+    """A Hugging Face model whose q or v width is no multiple of 64."""
+    width, config = case.config["embedding_dim"], case.config
+    factors = (config.get("qk_dim_factor", 0.5), config.get("v_dim_factor", 1.0))
+    return case.family == "C" and any(int(width * factor) % 64 for factor in factors)
+
+
+LIMITS = (
+    Limit("parallel", _one_tap, "xlstm/components/conv.py cuts [: -pad], which with one tap is the whole sequence"),
+    Limit("step", _ragged_cache, "xLSTMCache of modeling_xlstm.py rounds widths to multiples of 64, the layers do not"),
+)
+
+
+def limit(case: Case, path: Form) -> str | None:
+    """Why the official path cannot run the case, or None if it can."""
+    return next((entry.reason for entry in LIMITS if entry.path == path and entry.applies(case)), None)
+
+
+def make_checkpoint(case: Case, directory: Path, dtype: str | torch.dtype = "float32", seed: int = 0) -> Path:
+    """A folder as the family's own tool writes it, weights stored as `dtype`."""
+    kind: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    directory.mkdir(parents=True, exist_ok=True)
     model = build(case)
-    randomize(model)
-    {"A": _save_v1, "B": _save_large, "C": _save_hugging_face}[case.family[0]](case, model, folder, dtype)
-    return folder
+    randomize(model, seed, is_tied(case))
+    savers = {"B": _save_large, "C": _save_hugging_face}
+    savers.get(case.family, _save_v1)(case, model, directory, kind)
+    return directory
 
 
-def build(case: Case) -> nn.Module:
-    """The official model, on the CPU, computing in float32."""
-    if case.family[0] == "A":
-        return _build_v1(case)
-    if case.family == "B":
-        from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
-
-        return xLSTMLarge(xLSTMLargeConfig(**{**case.config, **KERNELS})).eval()
-    from transformers import xLSTMConfig, xLSTMForCausalLM
-
-    names = {"embedding_dim": "hidden_size", "num_blocks": "num_hidden_layers"}
-    config = {names.get(key, key): value for key, value in case.config.items()}
-    return xLSTMForCausalLM(xLSTMConfig(**{**config, **KERNELS, "pad_token_id": None, "eos_token_id": None})).eval()
-
-
-def _build_v1(case: Case) -> nn.Module:
-    from xlstm import xLSTMBlockStack, xLSTMBlockStackConfig, xLSTMLMModel, xLSTMLMModelConfig
-
-    config = json.loads(json.dumps(case.config))
-    slstm = config.get("slstm_block", {}).get("slstm")
-    if slstm is not None:
-        slstm |= {"backend": "vanilla", "dtype": "float32", "enable_automatic_mixed_precision": False}
-    if case.family == "A3":
-        return xLSTMBlockStack(from_dict(xLSTMBlockStackConfig, config)).eval()
-    return xLSTMLMModel(from_dict(xLSTMLMModelConfig, config)).eval()
-
-
-@torch.no_grad()
-def randomize(model: nn.Module) -> None:
-    """Healthy random values for every parameter."""
-    for name, p in model.named_parameters():
-        noise = torch.randn_like(p)
-        if "norm" in name and name.endswith("weight"):
-            p.copy_(p + 0.3 * noise)
-        elif "fgate" in name and name.endswith("bias"):
-            p.copy_(torch.linspace(-3.0, 5.0, p.numel()) + 0.3 * noise)
-        elif name.endswith("_bias_"):
-            p.copy_(0.7 * noise)
-        elif name.endswith("bias"):
-            p.copy_(0.3 * noise)
-        elif "learnable_skip" in name:
-            p.copy_(1.0 + 0.3 * noise)
-        elif "embedding" in name:
-            p.copy_(noise)
-        else:  # fan-in is the last axis everywhere but in the vanilla sLSTM kernel, where it is the last too
-            p.copy_(noise / p.shape[-1] ** 0.5)
-
-
-def to_cuda_layout(kernel: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sLSTM's vanilla storage -> what the cuda backend stores: kernel (H, in, 4*out), bias (H, 4, DH) flat."""
-    heads, four, dh = kernel.shape
-    bias = bias.reshape(4, heads, dh).transpose(0, 1).reshape(-1)
-    return kernel.reshape(heads, four, dh).transpose(1, 2).contiguous(), bias.contiguous()
+def _tensors(model: nn.Module, dtype: torch.dtype) -> Tensors:
+    return {name: tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _save_v1(case: Case, model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
-    state = {name: tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    """A1, A3: config.yaml beside model.safetensors or a torch state dict; A2: config.json, prefixed names, no head."""
+    state, config = _tensors(model, dtype), case.config | case.store.get("extra", {})
     if case.store.get("slstm_layout") == "cuda":
-        for name in [n for n in state if n.endswith("_recurrent_kernel_")]:
-            other = name.replace("_recurrent_kernel_", "_bias_")
-            state[name], state[other] = to_cuda_layout(state[name], state[other])
-    config: dict[str, Any] = json.loads(json.dumps(case.config))
+        state = relayout(state, to_cuda=True)
     if case.family == "A2":
-        state = {n if n == "lm_head.weight" else f"model.{n}": t for n, t in state.items() if n != "lm_head.weight"}
-        wrapped = {"model_type": "xlstm", "auto_map": {"AutoModel": "modeling.Model"}, "_xlstm_config": config}
-        (folder / "config.json").write_text(json.dumps(wrapped))
+        state = {f"model.{name}": tensor for name, tensor in state.items() if name != "lm_head.weight"}
+        shared = {key: config[key] for key in ("vocab_size", "embedding_dim", "context_length")}
+        auto_map = {"AutoConfig": "configuration_xlstm.xLSTMConfig", "AutoModel": "modeling_xlstm.xLSTMModel"}
+        names = {"model_type": "xlstm", "torch_dtype": str(dtype).removeprefix("torch."), "auto_map": auto_map}
+        (folder / "config.json").write_text(json.dumps({**shared, **names, "_xlstm_config": config}, indent=2))
     else:
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    if case.store.get("format") == "pt":
+    if case.store.get("format") == "pt":  # torch stores a tied matrix under both of its names
         torch.save(state, folder / "model.pt")
         return
-    if config.get("tie_weights"):
-        state.pop("lm_head.weight")
-    save_file(state, folder / "model.safetensors")
+    twins = {"lm_head.weight", "token_embedding.weight"}
+    dropped = twins - {case.store["keep"]} if "keep" in case.store else set()
+    save_file({name: tensor for name, tensor in state.items() if name not in dropped}, folder / "model.safetensors")
 
 
-def _save_large(case: Case, model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
-    state = {name: tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items()}
-    (folder / "config.yaml").write_text(yaml.safe_dump({**case.config, **KERNELS}))
-    count = case.store.get("shards", 1)
+def _save_large(case: Case, model: Any, folder: Path, dtype: torch.dtype) -> None:
+    """config.yaml with every field of the dataclass; model.safetensors, or consecutive shards model_0, model_1, ..."""
+    state, count = _tensors(model, dtype), case.store.get("shards", 1)
+    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(model.config)))
     names = sorted(state)
     for shard in range(count):
-        part = {name: state[name] for name in names[shard::count]}
-        save_file(part, folder / ("model.safetensors" if count == 1 else f"model_{shard}.safetensors"))
+        file = "model.safetensors" if count == 1 else f"model_{shard}.safetensors"
+        save_file({name: state[name] for name in names[shard::count]}, folder / file)
 
 
 def _save_hugging_face(case: Case, model: Any, folder: Path, dtype: torch.dtype) -> None:
-    size = "20KB" if case.store.get("shards") else "1GB"
-    model.to(dtype).save_pretrained(folder, max_shard_size=size)
-    path = folder / "model.safetensors"
-    if case.store.get("tied"):
-        state = load_file(path)
-        state.pop("lm_head.weight")
-        save_file(state, path)
-    if case.store.get("old_names"):  # the official 7B file gives only these two
-        config = json.loads((folder / "config.json").read_text())
-        config["embedding_dim"], config["num_blocks"] = config.pop("hidden_size"), config.pop("num_hidden_layers")
-        (folder / "config.json").write_text(json.dumps(config))
+    """save_pretrained, with an index and shards if asked for."""
+    shards = case.store.get("shards", 1)
+    total = sum(p.numel() for p in model.parameters()) * dtype.itemsize
+    model.to(dtype).save_pretrained(folder, max_shard_size=total // shards if shards > 1 else "1GB")
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    if case.store.get("head") is False:
+        state = load_file(weights)
+        del state["lm_head.weight"]
+        save_file(state, weights, {"format": "pt"})
+    if case.store.get("old_names"):  # as the published 7B file: neither hidden_size nor num_hidden_layers
+        keys = json.loads(config.read_text())
+        config.write_text(json.dumps({k: v for k, v in keys.items() if k not in ("hidden_size", "num_hidden_layers")}))
 
 
-def load_official(case: Case, folder: Path) -> Any:
-    """The official model with the stored weights."""
-    model = build(case)
-    stored: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        stored |= load_file(path)
-    for path in folder.glob("*.pt"):
-        stored |= torch.load(path, weights_only=True)
-    stored = {name.removeprefix("model."): tensor.float() for name, tensor in stored.items()}
-    own = model.state_dict()
-    for name in [n for n in stored if n.endswith("_recurrent_kernel_")]:
-        if stored[name].shape != own[name].shape:
-            stored[name], other = stored[name].transpose(1, 2), name.replace("_recurrent_kernel_", "_bias_")
-            heads = stored[name].shape[0]
-            stored[other] = stored[other].reshape(heads, 4, -1).transpose(0, 1).reshape(-1)
-    tied = "lm_head.weight" in own and "lm_head.weight" not in stored
-    if tied:
-        embedding = "backbone.embeddings.weight" if case.family == "C" else "token_embedding.weight"
-        stored["lm_head.weight"] = stored[embedding]
-    if case.config.get("tie_weights") and "token_embedding.weight" not in stored:
-        stored["token_embedding.weight"] = stored["lm_head.weight"]
-    model.load_state_dict(stored, strict=True)
-    return model
+def official_step(case: Case, directory: Path, sequence: Any, dtype: str = "float32") -> Floats | None:
+    """(T, V) or (T, D): one token at a time with the official state. None where `limit` has a reason."""
+    return None if limit(case, "step") else run_steps(case, directory, sequence, dtype)[0]
+
+
+def official_states(case: Case, directory: Path, sequence: Any, dtype: str = "float32") -> dict[str, Floats] | None:
+    """States after the sequence, with the reference's names, shapes and scaling. None where `limit` has a reason."""
+    return None if limit(case, "step") else run_steps(case, directory, sequence, dtype)[1]
+
+
+def official_parallel(case: Case, directory: Path, sequence: Any, dtype: str = "float32") -> Floats | None:
+    """(T, V) or (T, D): the whole sequence in one forward pass. None where `limit` has a reason."""
+    return None if limit(case, "parallel") else run_parallel(case, directory, sequence, dtype)
 
 
 @torch.no_grad()
-def official_step(case: Case, folder: Path, sequence: Any) -> FloatArray:
-    """(T, V) or (T, D): one token at a time with the official state."""
-    model, state, outputs = load_official(case, folder), None, []
-    for token in torch.as_tensor(np.asarray(sequence)):
-        x = token.reshape(1, 1, -1) if case.family == "A3" else token.reshape(1, 1)
-        if case.family[0] == "A":
-            output, state = model.step(x, state=state)
-        elif case.family == "B":
-            output, state = model(x, state)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                result = model(input_ids=x, cache=state, use_cache=True)
-            output, state = result.logits, result.cache
-        outputs.append(output.reshape(-1).float().numpy())
-    return np.stack(outputs)
+def run_steps(case: Case, directory: Path, sequence: Any, dtype: str) -> tuple[Floats, dict[str, Floats]]:
+    """Outputs and final states of the step path, whether it can run or not."""
+    kind = getattr(torch, dtype)
+    model, state, outputs = load(case, directory, kind), None, []
+    for token in _inputs(sequence, kind):
+        output, state = _step(case, model, token[None, None], state)
+        outputs.append(output.reshape(-1).numpy())
+    return np.stack(outputs), _named_states(case, state)
 
 
 @torch.no_grad()
-def official_parallel(case: Case, folder: Path, sequence: Any) -> FloatArray:
-    """(T, V) or (T, D): the whole sequence in one forward pass."""
-    model = load_official(case, folder)
-    x = torch.as_tensor(np.asarray(sequence))[None]
+def run_parallel(case: Case, directory: Path, sequence: Any, dtype: str) -> Floats:
+    """Outputs of the full-sequence path, whether it can run or not."""
+    kind = getattr(torch, dtype)
+    model, x = load(case, directory, kind), _inputs(sequence, kind)[None]
     if case.family[0] == "A":
         output = model(x)
-    elif case.family == "B":
-        output, _ = model(x)
     else:
-        output = model(input_ids=x, use_cache=True).logits
-    return np.asarray(output[0].float())
+        output = model(x)[0] if case.family == "B" else _hugging_face(model, x, None, use_cache=False)[0]
+    return np.asarray(output[0])
+
+
+def _inputs(sequence: Any, kind: torch.dtype) -> torch.Tensor:
+    """Ids stay integers, vectors become the model's dtype."""
+    x = torch.as_tensor(np.asarray(sequence))
+    return x.to(kind) if x.is_floating_point() else x
+
+
+def _step(case: Case, model: Any, x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+    """x (1, 1) or (1, 1, D) and a state -> output and state."""
+    if case.family[0] == "A":
+        output, state = model.step(x, state=state)
+    else:
+        output, state = model(x, state) if case.family == "B" else _hugging_face(model, x, state, use_cache=True)
+    return output, state
+
+
+def _hugging_face(model: Any, x: torch.Tensor, cache: Any, *, use_cache: bool) -> tuple[torch.Tensor, Any]:
+    """Logits and cache. In float64 the head is called here: forward() itself rounds the logits to float32."""
+    if model.dtype == torch.float32:
+        result = model(input_ids=x, cache=cache, use_cache=use_cache)
+        return result.logits, result.cache
+    from xlstm.xlstm_large.components import soft_cap
+
+    result = model.backbone(input_ids=x, cache=cache, use_cache=use_cache)
+    return soft_cap(model.lm_head(result.last_hidden_state), model.config.output_logit_soft_cap), result.cache
+
+
+def _named_states(case: Case, state: Any) -> dict[str, Floats]:
+    """The official containers in the reference's convention."""
+    if case.family[0] == "A":
+        heads = ((case.config["slstm_block"] or {}).get("slstm") or {}).get("num_heads", 4)
+        blocks = [_v1_state(state[f"block_{index}"], heads) for index in range(len(state))]
+    else:
+        layers = state if case.family == "B" else state.rnn_state
+        blocks = [dict(zip("Cnm", (t[0] for t in layers[i]), strict=True)) for i in range(len(layers))]
+        blocks = [block | {"m": block["m"].reshape(-1)} for block in blocks]
+    return {f"blocks.{i}.{name}": tensor.numpy() for i, block in enumerate(blocks) for name, tensor in block.items()}
+
+
+def _v1_state(state: dict[str, Any], slstm_heads: int) -> Tensors:
+    """v1 scales k by dk ** -0.5, so C and n are taken times dk ** 0.5; its window of K rows loses the oldest."""
+    if "mlstm_state" in state:
+        C, n, m = (tensor[0] for tensor in state["mlstm_state"])
+        scale = C.shape[1] ** 0.5
+        named = {"C": C * scale, "n": n[..., 0] * scale, "m": m.reshape(-1)}
+    else:
+        flat = state["slstm_state"][:, 0]
+        named = dict(zip("ycnm", flat.reshape(4, slstm_heads, -1), strict=True))
+    window = state["conv_state"]
+    return named if window is None else named | {"conv": window[0][0, 1:].T}

@@ -20,6 +20,9 @@ SLSTMState = tuple[Tensor, Tensor, Tensor, Tensor]
 class Ops(Protocol):
     """One lowering of the operations below."""
 
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x @ weight + bias for weight (in, out)."""
+
     def norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, spec: Norm) -> Tensor:
         """Normalize the last axis of x (..., D)."""
 

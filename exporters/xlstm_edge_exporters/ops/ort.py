@@ -39,6 +39,11 @@ class Ort:
     def __init__(self, chunk: int) -> None:
         self.chunk = chunk
 
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """MatMul, and Add where there is a bias."""
+        y = x @ weight
+        return y if bias is None else y + bias
+
     def norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, spec: Norm) -> Tensor:
         """RMSNormalization or LayerNormalization: one node each."""
         if spec.kind == "layer":
@@ -50,7 +55,7 @@ class Ort:
         self, x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor | None, spec: Norm
     ) -> tuple[Tensor, Tensor]:
         """Skip*LayerNormalization: residual and norm in one pass over memory. The optimizer does not fuse this itself."""
-        shapes = [x.shape, [1], [1], x.shape]
+        shapes = [x.shape, [*x.shape[:-1], 1], [*x.shape[:-1], 1], x.shape]
         if spec.kind == "layer":
             y, _, _, total = emit_many(
                 MS + "SkipLayerNormalization", x, delta, weight, bias, shapes=shapes, epsilon=spec.eps
@@ -89,7 +94,8 @@ class Ort:
 
     def project(self, x: Tensor, weight: Tensor, scale: float) -> Tensor:
         """FusedMatMul reads the (V, D) matrix as it lies, so that a tied embedding is stored once."""
-        return emit(MS + "FusedMatMul", x, weight, shape=[*x.shape[:-1], weight.shape[0]], transB=1, alpha=scale)
+        x = x if scale == 1.0 else x * scale
+        return emit(MS + "FusedMatMul", x, weight, shape=[*x.shape[:-1], weight.shape[0]], transB=1)
 
     def grouped(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One Conv."""

@@ -18,6 +18,11 @@ from .emit import emit, grouped_conv, last_token, mean_last, merge_heads, reshap
 class Portable:
     """Emits nodes that mean the same from opset 13 to 17; `passes.opset17` settles ReduceMean."""
 
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """MatMul, and Add where there is a bias."""
+        y = x @ weight
+        return y if bias is None else y + bias
+
     def norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, spec: Norm) -> Tensor:
         """Decomposed."""
         y = _standardize(x, spec) * weight

@@ -16,6 +16,11 @@ from . import MLSTMState, SLSTMState
 class Reference:
     """Plain torch; see `Ops` for shapes."""
 
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """MatMul, and Add where there is a bias."""
+        y = x @ weight
+        return y if bias is None else y + bias
+
     def norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, spec: Norm) -> Tensor:
         """RMS or layer norm with the biased variance."""
         if spec.kind == "layer":

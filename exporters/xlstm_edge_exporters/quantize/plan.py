@@ -1,0 +1,96 @@
+"""Which tensor is quantized how: from a few options to one scheme a tensor.
+
+Quantized are the dense matrices, the embedding and the head, which are nearly all of a model's bytes. Gates, norms,
+convolutions and the sLSTM's recurrent kernels stay float32: they are small, and the recurrence multiplies their error.
+"""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from xlstm_edge_runtime.errors import InputError
+
+from ..spec import ModelSpec
+from ..weights import Weights
+from .scheme import BITS, Scheme
+
+KEEP_FLOAT = 32
+DENSE = (
+    "mixer.up.weight",
+    "mixer.down.weight",
+    "mixer.qkvo.weight",
+    "mixer.out.weight",
+    "ffn.gate_up.weight",
+    "ffn.down.weight",
+)
+EMBEDDING, HEAD = "embedding.weight", "head.weight"
+PRESETS = {"int8": 8, "int4": 4}
+Plan = Mapping[str, Scheme]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeOptions:
+    """`bits` of the dense matrices; embedding and head follow unless given; `keep` maps patterns of names to bits.
+
+    `method` is rtn (round to nearest) or gptq (needs a calibration text).
+    """
+
+    bits: int
+    group: int = 32
+    embedding_bits: int | None = None
+    head_bits: int | None = None
+    keep: Mapping[str, int] = field(default_factory=dict)
+    method: str = "rtn"
+
+    def __post_init__(self) -> None:
+        Scheme(self.bits, self.group)
+        if self.method not in ("rtn", "gptq"):
+            raise InputError(f"expected method rtn or gptq, came {self.method!r}; choose one")
+        for bits in (self.embedding_bits, self.head_bits, *self.keep.values()):
+            if bits is not None and bits not in (*BITS, KEEP_FLOAT):
+                raise InputError(f"expected 2, 4, 8 or 32 bits, came {bits}; no CPU kernel runs others")
+
+
+def make_plan(spec: ModelSpec, weights: Weights, options: QuantizeOptions) -> dict[str, Scheme]:
+    """Canonical name -> scheme; names that are not in it stay float32. InputError for a pattern that matches nothing."""
+    plan, matched = {}, set()
+    for name in weights:
+        bits = default_bits(name, spec, options)
+        for pattern, wanted in options.keep.items():
+            if fnmatch.fnmatchcase(name, pattern) and bits is not None:
+                bits = wanted
+                matched.add(pattern)
+        if bits is not None and bits != KEEP_FLOAT:
+            plan[name] = Scheme(bits, options.group)
+    if missed := sorted(options.keep.keys() - matched):
+        names = ", ".join(sorted({name.split(".", 2)[-1] for name in weights if default_bits(name, spec, options)}))
+        raise InputError(f"expected patterns that match quantized tensors ({names}), came {missed[0]!r}; correct it")
+    if EMBEDDING in plan and spec.width % plan[EMBEDDING].group:  # a row of the table must be whole groups
+        del plan[EMBEDDING]
+    return plan
+
+
+def default_bits(name: str, spec: ModelSpec, options: QuantizeOptions) -> int | None:
+    """Bits of a tensor before patterns; None for one that is never quantized."""
+    if name == HEAD:
+        return options.head_bits or options.bits
+    if name == EMBEDDING:  # tied: one matrix, and the head's need is the greater
+        wanted = options.head_bits or options.embedding_bits if spec.tied else options.embedding_bits
+        return wanted or options.bits
+    return options.bits if name.endswith(DENSE) else None
+
+
+def planned_bytes(shapes: Mapping[str, tuple[int, ...]], plan: Plan) -> int:
+    """Bytes of all tensors under a plan."""
+    total = 0
+    for name, shape in shapes.items():
+        rows, columns = matrix_shape(name, shape) if name in plan else (0, 0)
+        total += plan[name].nbytes(rows, columns) if name in plan else 4 * prod(shape)
+    return total
+
+
+def matrix_shape(name: str, shape: Sequence[int]) -> tuple[int, int]:
+    """(N, K) = (outputs, inputs): dense weights are stored (in, out), embedding and head (out, in)."""
+    first, second = shape
+    return (first, second) if name in (EMBEDDING, HEAD) else (second, first)

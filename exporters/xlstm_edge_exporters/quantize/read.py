@@ -1,0 +1,59 @@
+"""Read a bundle's weights back in canonical form, whatever they are stored as: what the graph really computes with."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ..weights import FloatArray, Weight, Weights
+from .plan import EMBEDDING, HEAD
+from .rewrite import DATA, SCALES, TABLE
+from .scheme import Packed, Scheme
+
+
+def read_weights(graph: Path) -> Weights:
+    """Canonical name -> weight, quantized ones multiplied out."""
+    model = ir.load(graph)
+    values = model.graph.initializers
+    weights = {
+        name: _float(value) for name, value in values.items() if name.startswith(("blocks.", "norm.", "head.", "emb"))
+    }
+    weights = {name: w for name, w in weights.items() if not name.endswith((DATA, SCALES, TABLE))}
+    for node in model.graph:
+        if node.op_type == "MatMulNBits":
+            data, scales = node.inputs[1], node.inputs[2]
+            columns = node.attributes["K"].as_int()
+        elif node.op_type == "GatherBlockQuantized":
+            data, scales = node.inputs[0], node.inputs[2]
+            columns = None
+        else:
+            continue
+        assert data is not None and scales is not None and data.name is not None
+        scheme = Scheme(node.attributes["bits"].as_int(), node.attributes["block_size"].as_int())
+        name = data.name.removesuffix(DATA).removesuffix(TABLE)
+        weights.setdefault(name, _quantized(name, data, scales, scheme, columns))
+    return weights
+
+
+def _float(value: ir.Value) -> Weight:
+    assert value.shape is not None
+    return Weight(tuple(int(n) for n in value.shape.numpy()), lambda: np.asarray(_array(value), np.float32))
+
+
+def _quantized(name: str, data: ir.Value, scales: ir.Value, scheme: Scheme, columns: int | None) -> Weight:
+    assert data.shape is not None and scales.shape is not None
+    rows = int(data.shape.numpy()[0])
+    width = columns if columns is not None else int(data.shape.numpy()[1]) * 8 // scheme.bits
+
+    def load() -> FloatArray:
+        integers = np.asarray(_array(data), np.uint8).reshape(rows, scheme.groups(width), -1)
+        packed = Packed(integers, np.asarray(_array(scales), np.float32))
+        matrix = scheme.dequantize(packed, width)
+        return matrix if name in (EMBEDDING, HEAD) else np.ascontiguousarray(matrix.T)
+
+    return Weight((rows, width) if name in (EMBEDDING, HEAD) else (width, rows), load)
+
+
+def _array(value: ir.Value) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    assert value.const_value is not None
+    return np.asarray(value.const_value.numpy())

@@ -1,0 +1,105 @@
+"""Put quantized operators into a traced graph; their data come later, as every weight's does.
+
+MatMul and the head's FusedMatMul become MatMulNBits, always with accuracy level 4 (int8 activations inside: 5 to 25
+times faster than the default on CPUs); the embedding's Gather becomes GatherBlockQuantized on the same integers. A bias
+that is added right after goes into the node.
+"""
+
+import onnx_ir as ir
+
+from .plan import EMBEDDING, HEAD, Plan
+from .scheme import Scheme
+
+MS = "com.microsoft"
+DATA, SCALES, TABLE = ".data", ".scales", ".table"
+
+
+class QuantizeGraph(ir.passes.InPlacePass):
+    """Rewrite every use of a planned weight; `names` then holds the weights whose float initializer is gone."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Modified if any planned weight is in the graph."""
+        graph, modified = model.graph, False
+        for name, scheme in self._plan.items():
+            if name not in graph.initializers:
+                continue
+            value = graph.initializers[name]
+            for node, _ in list(value.uses()):
+                _rewrite(graph, node, value, scheme)
+            del graph.initializers[name]
+            modified = True
+        model.opset_imports[MS] = 1
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _rewrite(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) -> None:
+    replaced = [node]
+    if node.op_type == "Gather":
+        new = _gather(graph, node, weight, scheme)
+    elif node.op_type in ("MatMul", "FusedMatMul"):
+        new = _matmul(graph, node, weight, scheme)
+        replaced += _absorb_bias(new, node)
+    else:
+        raise ValueError(f"expected {weight.name} in a matrix product, came {node.op_type}")
+    last, output = replaced[-1], new.outputs[0]
+    old_output = last.outputs[0]
+    output.shape, output.type, output.name = old_output.shape, old_output.type, old_output.name
+    ir.convenience.replace_nodes_and_values(graph, last, replaced, [new], [old_output], [output])
+
+
+def _matmul(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) -> ir.Node:
+    assert weight.shape is not None and weight.name is not None
+    first, second = (int(size) for size in weight.shape.numpy())
+    rows, columns = (first, second) if weight.name in (EMBEDDING, HEAD) else (second, first)
+    groups = scheme.groups(columns)
+    data = _initializer(graph, weight.name + DATA, [rows, groups, scheme.group * scheme.bits // 8], ir.DataType.UINT8)
+    scales = _initializer(graph, weight.name + SCALES, [rows, groups], ir.DataType.FLOAT)
+    attributes = {"K": columns, "N": rows, "bits": scheme.bits, "block_size": scheme.group, "accuracy_level": 4}
+    return ir.node("MatMulNBits", [node.inputs[0], data, scales], attributes, domain=MS, name=node.name)
+
+
+def _absorb_bias(new: ir.Node, node: ir.Node) -> list[ir.Node]:
+    """Take a bias that is added to the product and to nothing else; returns the Add that is no longer needed."""
+    uses = list(node.outputs[0].uses())
+    if len(uses) != 1 or uses[0][0].op_type != "Add":
+        return []
+    add = uses[0][0]
+    bias = next(value for value in add.inputs if value is not node.outputs[0])
+    if bias is None or not (bias.name or "").endswith(".bias"):
+        return []
+    new.resize_inputs(6)
+    new.replace_input_with(5, bias)
+    return [add]
+
+
+def _gather(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) -> ir.Node:
+    assert weight.shape is not None and weight.name is not None
+    rows, columns = (int(size) for size in weight.shape.numpy())
+    shape = [rows, columns * scheme.bits // 8]
+    table = _initializer(graph, weight.name + TABLE, shape, ir.DataType.UINT8)
+    scales = _initializer(graph, weight.name + SCALES, [rows, scheme.groups(columns)], ir.DataType.FLOAT)
+    attributes = {"bits": scheme.bits, "block_size": scheme.group, "gather_axis": 0, "quantize_axis": 1}
+    return ir.node("GatherBlockQuantized", [table, node.inputs[1], scales], attributes, domain=MS, name=node.name)
+
+
+def _initializer(graph: ir.Graph, name: str, shape: list[int], dtype: ir.DataType) -> ir.Value:
+    if name not in graph.initializers:
+        graph.register_initializer(
+            ir.Value(
+                name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=_pending(name, shape, dtype)
+            )
+        )
+    return graph.initializers[name]
+
+
+def _pending(name: str, shape: list[int], dtype: ir.DataType) -> ir.LazyTensor:
+    """Stands in until the bundle writer hands out the data."""
+
+    def fail() -> ir.TensorProtocol:
+        raise ValueError(f"{name} was never given its data")
+
+    return ir.LazyTensor(fail, dtype, ir.Shape(shape), name=name)

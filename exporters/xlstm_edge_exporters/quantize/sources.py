@@ -1,0 +1,81 @@
+"""Where a quantized graph's data come from: each matrix is quantized when the writer asks for it, and forgotten.
+
+Data and scales of one matrix are asked for one after the other; the pair is made once and dropped with its second half.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..weights import FloatArray, Weights
+from .plan import EMBEDDING, HEAD, Plan
+from .rewrite import DATA, SCALES, TABLE
+from .scheme import Packed, Scheme
+
+SEARCHED_BITS = 4
+Quantizer = Callable[[str, FloatArray, Scheme], Packed]
+Load = Callable[[], NDArray[np.generic]]
+
+
+def round_searched(_name: str, matrix: FloatArray, scheme: Scheme) -> Packed:
+    """Round to nearest on scales that were searched for the least squared error; 8 bits have nothing to gain from that."""
+    if scheme.bits > SEARCHED_BITS:
+        return scheme.quantize(matrix)
+    groups = scheme.grouped(matrix)
+    scales = scheme.best_scales(groups)
+    return scheme.pack(scheme.integers(groups, scales), scales)
+
+
+def round_to_nearest(_name: str, matrix: FloatArray, scheme: Scheme) -> Packed:
+    """The plainest method, for comparison."""
+    return scheme.quantize(matrix)
+
+
+class Pair:
+    """Data and scales of one matrix, made together, handed out once each."""
+
+    def __init__(self, make: Callable[[], Packed]) -> None:
+        self._make, self._packed = make, None  # type: Callable[[], Packed], Packed | None
+
+    def data(self) -> NDArray[np.generic]:
+        """The integers; kept for the scales that follow."""
+        self._packed = self._make()
+        return self._packed.data
+
+    def scales(self) -> NDArray[np.generic]:
+        """The scales."""
+        packed, self._packed = self._packed or self._make(), None
+        return packed.scales
+
+
+def as_matrix(name: str, array: FloatArray) -> FloatArray:
+    """(N, K): outputs by inputs, whichever way the canonical weight lies."""
+    return array if name in (EMBEDDING, HEAD) else np.ascontiguousarray(array.T)
+
+
+def quantized_sources(
+    weights: Weights, plan: Plan, quantizer: Quantizer, *, tied: bool
+) -> tuple[dict[str, Load], dict[str, str]]:
+    """(initializer name -> load, alias -> initializer) for every planned weight.
+
+    A tied matrix is written once, as the head's data; the embedding's table is an alias of it.
+    """
+    sources: dict[str, Load] = {}
+    aliases: dict[str, str] = {}
+    for name, scheme in plan.items():
+        pair = Pair(lambda name=name, scheme=scheme: quantizer(name, as_matrix(name, weights[name].load()), scheme))  # type: ignore[misc]
+        table_only = name == EMBEDDING and not tied
+        sources[name + (TABLE if table_only else DATA)] = _flat(pair) if table_only else pair.data
+        sources[name + SCALES] = pair.scales
+        if name == EMBEDDING and tied:
+            aliases[name + TABLE] = name + DATA
+    return sources, aliases
+
+
+def _flat(pair: Pair) -> Load:
+    def load() -> NDArray[np.generic]:
+        data = pair.data()
+        return data.reshape(len(data), -1)
+
+    return load

@@ -1,0 +1,132 @@
+"""Everything that decides what an export produces, as one value: from options, or from a TOML file that reproduces it.
+
+quantize = "int4"
+method = "gptq"
+calibrate = "calibration.txt"
+group_size = 64
+
+[keep]
+"blocks.0.*" = 8
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xlstm_edge_runtime.errors import InputError
+
+from .quantize.plan import PRESETS, QuantizeOptions
+
+LARGEST_CHUNK = 4096
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "flavour": str,
+    "chunk": int,
+    "all_logits": bool,
+    "quantize": str,
+    "method": str,
+    "calibrate": str,
+    "group_size": int,
+    "embedding_bits": int,
+    "head_bits": int,
+    "target_mb": (int, float),
+    "target_bpw": (int, float),
+    "keep": dict,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """`quantize` None keeps float32; `mixed` needs `calibrate` and spends `target_mb` (or bits per weight) best.
+
+    `group_size` None means 32 for round-to-nearest and 64 for GPTQ, which holds the quality at the larger, faster group.
+    """
+
+    flavour: str = "ort"
+    chunk: int = 64
+    all_logits: bool = False
+    quantize: str | None = None
+    method: str = "rtn"
+    calibrate: str | None = None
+    group_size: int | None = None
+    embedding_bits: int | None = None
+    head_bits: int | None = None
+    target_mb: float | None = None
+    target_bpw: float | None = None
+    keep: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.flavour not in ("ort", "portable"):
+            raise InputError(f"expected flavour ort or portable, came {self.flavour!r}; choose one")
+        if isinstance(self.chunk, bool) or not isinstance(self.chunk, int) or not 1 <= self.chunk <= LARGEST_CHUNK:
+            raise InputError(
+                f"expected a chunk of 1 to {LARGEST_CHUNK} tokens, came {self.chunk!r}; 64 is a good choice"
+            )
+        if self.quantize not in (None, "mixed", *PRESETS):
+            raise InputError(f"expected quantize int8, int4 or mixed, came {self.quantize!r}; choose one")
+        if self.quantize is not None and self.flavour == "portable":
+            raise InputError(
+                "expected float32 for the portable flavour, came --quantize; its opset has no group-wise integers"
+            )
+        self._check_calibration()
+
+    def _check_calibration(self) -> None:
+        needs = self.method == "gptq" or self.quantize == "mixed"
+        if needs and self.quantize is not None and self.calibrate is None:
+            raise InputError(
+                f"expected a calibration text for {self.method} {self.quantize}, came none; pass --calibrate FILE"
+            )
+        if self.quantize is None and (self.calibrate or self.keep or self.head_bits or self.embedding_bits):
+            raise InputError("expected --quantize with quantization options, came none; pass --quantize int4")
+        targets = [target for target in (self.target_mb, self.target_bpw) if target is not None]
+        if targets and self.quantize != "mixed":
+            raise InputError(
+                f"expected a target only with --quantize mixed, came {self.quantize}; pass --quantize mixed"
+            )
+        if len(targets) > 1 or any(not target > 0 for target in targets):
+            raise InputError(f"expected one positive target, came {targets}; pass --target-mb or --target-bpw")
+
+    def quantize_options(self) -> QuantizeOptions:
+        """Options of the plan; mixed precision starts from 4 bits."""
+        group = self.group_size if self.group_size is not None else 64 if self.method == "gptq" else 32
+        return QuantizeOptions(
+            bits=PRESETS.get(self.quantize or "", 4),
+            group=group,
+            embedding_bits=self.embedding_bits,
+            head_bits=self.head_bits,
+            keep=self.keep,
+            method=self.method,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What differs from the defaults, for the manifest; the calibration text by its name only."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        plain = {name: value for name, value in values.items() if value not in (None, {}, False)}
+        return plain | ({"calibrate": Path(self.calibrate).name} if self.calibrate else {})
+
+
+def read_recipe(path: str | Path | None, given: Mapping[str, Any]) -> Recipe:
+    """The recipe of a TOML file, overridden by what is given (None is not given); paths in it are relative to it."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        values = _read_toml(Path(path))
+        if "calibrate" in values:
+            values["calibrate"] = str(Path(path).parent / values["calibrate"])
+    return Recipe(**{**values, **{name: value for name, value in given.items() if value is not None}})
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"expected a recipe at {path}, came {error.strerror}; check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"expected {path} to be TOML, came: {error}; correct it") from error
+    for name, value in values.items():
+        if name not in KINDS:
+            raise InputError(f"expected settings among {', '.join(KINDS)} in {path.name}, came {name}; correct it")
+        if not isinstance(value, KINDS[name]) or (isinstance(value, bool) and KINDS[name] is not bool):
+            raise InputError(f"expected {name} in {path.name} of another type, came {value!r}; correct it")
+    return values
