@@ -22,7 +22,9 @@ FLOORS = {
     "exporters/xlstm_edge_exporters": {
         "numpy", "torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "yaml", "xlstm_edge_runtime", "xlstm_edge_exporters",
     },
-    "xlstm_edge": {"numpy", "onnxruntime", "typer", "rich", "xlstm_edge_runtime", "xlstm_edge_exporters", "xlstm_edge"},
+    "xlstm_edge": {
+        "numpy", "onnxruntime", "typer", "rich", "matplotlib", "xlstm_edge_runtime", "xlstm_edge_exporters", "xlstm_edge",
+    },
 }  # fmt: skip
 TOP_LEVEL = {
     "pyproject.toml", "xlstm_edge", "exporters", "runtime", "tests", "examples", "README.md", "LICENSE", "CHANGELOG.md",

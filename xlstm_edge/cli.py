@@ -20,6 +20,7 @@ from xlstm_edge_runtime.errors import InputError, VerificationError, XlstmEdgeEr
 from . import facade
 from .bench import bench_bundle, bench_table
 from .demo import run_demo
+from .evaluate import evaluate, evaluate_table, plot
 from .progress import bars
 from .report import facts_table, state_table
 from .run import RunRequest, read_prompt, run_bundle
@@ -191,6 +192,32 @@ def bench(
         _print_json(result)
     else:
         out.print(bench_table(result))
+
+
+@app.command("eval")
+def evaluate_command(
+    bundles: Annotated[list[Path], typer.Argument(help="One or more bundles.", metavar="BUNDLE...")],
+    against: Annotated[
+        Path, typer.Option(help="The float model: a checkpoint or a bundle.", metavar="CHECKPOINT_OR_BUNDLE")
+    ],
+    text: Annotated[Path, typer.Option(help="Text the models have not seen.", metavar="FILE")],
+    tokens: Annotated[int, typer.Option(min=32, help="Tokens of the text to use.")] = 4096,
+    plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw size against KL.", metavar="FILE.png")] = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what quantization costs: perplexity, KL divergence, agreement with the float model.
+
+    Example: `xlstm-edge eval int8 int4 --against examples/shakespeare --text examples/shakespeare/heldout.txt`
+    """
+    with bars(err) as progress:
+        results = evaluate(bundles, against=against, text=text, tokens=tokens, threads=threads, progress=progress)
+    if plot_file is not None:
+        plot(results, plot_file)
+    if as_json:
+        _print_json(results)
+    else:
+        out.print(evaluate_table(results))
 
 
 @app.command()

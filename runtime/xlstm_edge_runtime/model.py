@@ -21,6 +21,7 @@ from .tokenizer import Tokenizer, load_tokenizer
 
 HASHED_AT_LOAD = 16 << 20  # larger files are hashed by verify: a start must not wait for gigabytes
 MICROSECONDS_TO_SPIN = "20"  # full speed on an idle machine, the best on a busy one
+TRIAL_CHUNK = 8
 ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
 
@@ -31,6 +32,7 @@ class Model:
         self.folder, self.manifest, self.inference = folder, manifest, inference
         self.takes_ids = manifest.model.vocab_size is not None
         self.output_width = manifest.model.vocab_size or manifest.model.width
+        self.aliased: frozenset[str] = frozenset()
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -123,7 +125,37 @@ def load(
             f"expected a graph that onnxruntime {ort.__version__} loads, came: {reason}; export again"
         ) from error
     check_graph(inference, manifest)
-    return Model(folder, manifest, inference)
+    model = Model(folder, manifest, inference)
+    model.aliased = proven_aliases(model)
+    return model
+
+
+def proven_aliases(model: Model) -> frozenset[str]:
+    """State tensors that may be written in place: all of those that could be, if a trial changes nothing, else none.
+
+    In place saves a copy of the state's traffic through memory a token. An sLSTM reads its last output after the new one
+    could be there, so its tensors are never candidates. The trial runs single tokens and a chunk both ways and compares
+    every output and state bit by bit.
+    """
+    names = {row.name for row in model.manifest.state}
+    candidates = frozenset(name for name in names if f"{name.rpartition('.')[0]}.y" not in names)
+    plain = _trial(model)
+    model.aliased = candidates
+    aliased = _trial(model)
+    equal = all(np.array_equal(a, b) for a, b in zip(plain, aliased, strict=True))
+    return candidates if equal else frozenset()
+
+
+def _trial(model: Model) -> list[NDArray[np.float32]]:
+    """Outputs and final states of a few tokens."""
+    session, chunk = model.session(), min(model.manifest.graph.chunk, TRIAL_CHUNK)
+    if model.takes_ids:
+        tokens: Any = np.arange(3 + chunk) * 7 % model.output_width
+    else:
+        tokens = np.cos(np.arange((3 + chunk) * model.output_width, dtype=np.float32)).reshape(-1, model.output_width)
+    outputs = [session.prefill(tokens[i : i + 1]).copy() for i in range(3)]
+    outputs.append(session.prefill(tokens[3:]).copy())
+    return outputs + list(session.state.values())
 
 
 def session_options(threads: int | None) -> ort.SessionOptions:

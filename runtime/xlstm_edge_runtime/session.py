@@ -31,7 +31,9 @@ class Session:
     def __init__(self, model: "Model") -> None:
         self._model = model
         table = model.manifest.state
-        self._sets = (table.initial(), table.initial())
+        first, second = table.initial(), table.initial()
+        # Where the graph was seen to write its new state over the old one safely, both sets share one buffer.
+        self._sets = (first, second | {name: first[name] for name in model.aliased})
         self._current = 0
         self._tokens = 0
         self._steps: list[_Bound | None] = [None, None]
@@ -54,8 +56,10 @@ class Session:
 
     def step(self, token: int | NDArray[np.float32]) -> FloatArray:
         """Consume one token id (or one float vector (D,)); returns its output."""
+        if type(token) is int and self._model.takes_ids and 0 <= token < self._model.output_width:
+            return self._run(token, 1)
         single: Any = [token] if self._model.takes_ids else np.asarray(token)[None]
-        return self._run(self._model.check_inputs(single))
+        return self._run(self._model.check_inputs(single), 1)
 
     def prefill(self, tokens: Sequence[int] | ArrayLike) -> FloatArray:
         """Consume token ids (T,) (or float vectors (T, D)) in chunks; returns the output after the last one."""
@@ -64,7 +68,8 @@ class Session:
             raise InputError("expected at least one token, came none; begin with a prompt or a bos token")
         chunk = self._model.manifest.graph.chunk
         for start in range(0, len(inputs), chunk):
-            output = self._run(inputs[start : start + chunk])
+            part = inputs[start : start + chunk]
+            output = self._run(part, len(part))
         return output
 
     def reset(self) -> None:
@@ -100,13 +105,13 @@ class Session:
             array[...] = state[name]
         self._tokens = tokens
 
-    def _run(self, inputs: NDArray[Any]) -> FloatArray:
+    def _run(self, inputs: NDArray[Any] | int, length: int) -> FloatArray:
         """One call of the graph for 1 <= T <= chunk checked inputs, then swap the state buffers."""
-        bound = self._bound(len(inputs))
+        bound = self._bound(length)
         bound.inputs[0] = inputs
         bound.run()
         self._current ^= 1
-        self._tokens += len(inputs)
+        self._tokens += length
         return bound.output
 
     def _bound(self, length: int) -> "_Bound":

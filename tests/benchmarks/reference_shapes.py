@@ -1,0 +1,188 @@
+"""Speed of the reference shapes, with random weights, beside llama.cpp on models of the same size, in one run.
+
+    python tests/benchmarks/reference_shapes.py DIR                         # build bundles in DIR, measure, print a table
+    python tests/benchmarks/reference_shapes.py DIR --llama LLAMA_DIR       # alternate with llama-bench
+    python tests/benchmarks/reference_shapes.py DIR --shapes S --variants int4-64 --threads 1
+
+LLAMA_DIR holds build/bin/llama-bench and S-Q4_0.gguf, M-Q4_0.gguf, M-Q8_0.gguf: Llama-shaped models of the sizes of S and M.
+
+Shapes: S is 256 wide, 8 blocks, 4 heads, 2,048 tokens; M is 1,024 wide, 24 blocks, 4 heads, 50,304 tokens (407 M
+parameters, xLSTM-Large form); V is the v1 form, 768 wide, 24 blocks, one sLSTM in eight, 50,304 tokens. Machines are
+noisy: what counts is the ratio of alternating runs in one call.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xlstm_edge.bench import machine
+from xlstm_edge_exporters.bundle import write_bundle
+from xlstm_edge_exporters.checkpoints import Checkpoint
+from xlstm_edge_exporters.quantize.plan import QuantizeOptions, make_plan
+from xlstm_edge_exporters.quantize.sources import round_to_nearest
+from xlstm_edge_exporters.reference import iterate_names
+from xlstm_edge_exporters.spec import MLSTM, SLSTM, Block, FeedForward, ModelSpec, Norm, UpMLSTM
+from xlstm_edge_exporters.trace import GraphOptions
+from xlstm_edge_exporters.weights import Weight
+from xlstm_edge_runtime import Model, load
+
+RMS, LAYER = Norm(kind="rms", eps=1e-6), Norm(kind="layer", eps=1e-5)
+VARIANTS = {
+    "float32": None,
+    "int8-32": (8, 32),
+    "int8-128": (8, 128),
+    "int4-32": (4, 32),
+    "int4-64": (4, 64),
+    "int4-128": (4, 128),
+}
+PEER = {"int4": "Q4_0", "int8": "Q8_0"}
+
+
+def large(width: int, blocks: int, heads: int, vocab: int, ffn: int) -> ModelSpec:
+    """The xLSTM-Large form."""
+    head_norm = Norm(kind="layer", eps=1e-6)
+    mixer = MLSTM(heads=heads, qk_width=width // 2, v_width=width, gate_soft_cap=15.0, head_norm=head_norm, bias=False)
+    block = Block(norm=RMS, mixer=mixer, ffn_norm=RMS, ffn=FeedForward(width=ffn, activation="silu", bias=False))
+    return ModelSpec(family="B", width=width, blocks=(block,) * blocks, norm=RMS, vocab_size=vocab, logit_soft_cap=30.0)
+
+
+def v1(width: int, blocks: int, heads: int, vocab: int) -> ModelSpec:
+    """The v1 form, every eighth block an sLSTM."""
+    up = UpMLSTM(inner=2 * width, heads=heads, conv_kernel=4, qkv_block=4, head_norm=LAYER, bias=False)
+    ffn = FeedForward(width=64 * -(-int(1.3 * width) // 64), activation="gelu", bias=False)
+    slstm = SLSTM(heads=heads, width=width, conv_kernel=4, head_norm=LAYER)
+    kinds = [Block(norm=LAYER, mixer=up), Block(norm=LAYER, mixer=slstm, ffn_norm=LAYER, ffn=ffn)]
+    return ModelSpec(
+        family="A1",
+        width=width,
+        blocks=tuple(kinds[i % 8 == 1] for i in range(blocks)),
+        norm=LAYER,
+        vocab_size=vocab,
+        tied=True,
+    )
+
+
+SHAPES: dict[str, Callable[[], ModelSpec]] = {
+    "S": lambda: large(256, 8, 4, 2048, 704),
+    "M": lambda: large(1024, 24, 4, 50304, 2752),
+    "V": lambda: v1(768, 24, 4, 50304),
+}
+
+
+def random_weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Healthy numbers: norms near 1, gates that remember, matrices of unit gain."""
+    rng = np.random.default_rng(sum(map(ord, name)))
+    if "norm" in name:
+        return np.ones(shape, np.float32)
+    if name.endswith("gates.bias"):
+        return np.linspace(-3, 0, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    scale = 0.02 if name.startswith(("embedding", "head")) else shape[0] ** -0.5
+    return rng.standard_normal(shape, np.float32) * np.float32(scale)
+
+
+def build(folder: Path, shape: str, variant: str) -> Path:
+    """The bundle of a shape and variant, made unless it is there."""
+    out = folder / f"{shape}-{variant}"
+    if not (out / "manifest.json").exists():
+        spec = SHAPES[shape]()
+        weights = {name: Weight(size, partial(random_weight, name, size)) for name, size in iterate_names(spec)}
+        bits = VARIANTS[variant]
+        plan = make_plan(spec, weights, QuantizeOptions(bits=bits[0], group=bits[1])) if bits else {}
+        checkpoint = Checkpoint(folder, (), {}, spec, weights)
+        write_bundle(checkpoint, out, GraphOptions(), plan=plan, quantizer=round_to_nearest)
+    return out
+
+
+def decode(model: Model, count: int) -> float:
+    """Tokens a second of a greedy loop."""
+    import time
+
+    session = model.session()
+    output = session.prefill([1, 2, 3])
+    begin = time.perf_counter()
+    for _ in range(count):
+        output = session.step(int(output.argmax()))
+    return count / (time.perf_counter() - begin)
+
+
+def prefill(model: Model, count: int) -> float:
+    """Prompt tokens a second."""
+    import time
+
+    session, prompt = model.session(), np.arange(count) % model.output_width
+    session.prefill(prompt[:70])
+    begin = time.perf_counter()
+    session.prefill(prompt)
+    return count / (time.perf_counter() - begin)
+
+
+def llama(folder: Path, shape: str, variant: str, threads: int, *options: object) -> float | None:
+    """llama-bench on the model of the same size; None where there is none."""
+    gguf = folder / f"{shape}-{PEER.get(variant.split('-', maxsplit=1)[0], '')}.gguf"
+    if not gguf.exists():
+        return None
+    words = [folder / "build/bin/llama-bench", "-m", gguf, "-t", threads, "-r", 2, "-fa", 1, "-o", "json", *options]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout)[0]["avg_ts"])
+
+
+def measure(path: Path, shape: str, variant: str, threads: int, rounds: int, peer: Path | None) -> list[dict[str, Any]]:
+    """Alternate ours and theirs; medians."""
+    model = load(path, threads=threads)
+    count = 200 if shape == "S" else 48
+    jobs = {
+        "decode": (partial(decode, model, count), ("-p", 0, "-n", count)),
+        "prompt 512": (partial(prefill, model, 512), ("-p", 512, "-n", 0)),
+    }
+    rows = []
+    for name, (ours, options) in jobs.items():
+        ours()
+        mine, theirs = [], []
+        for _ in range(rounds):
+            mine.append(ours())
+            if peer is not None and (value := llama(peer, shape, variant, threads, *options)) is not None:
+                theirs.append(value)
+        row = {"shape": shape, "variant": variant, "threads": threads, "job": name, "ours": statistics.median(mine)}
+        rows.append(row | ({"llama.cpp": statistics.median(theirs)} if theirs else {}))
+    return rows
+
+
+def main() -> None:
+    """Build, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dir", type=Path)
+    parser.add_argument("--llama", type=Path)
+    parser.add_argument("--shapes", nargs="+", default=["S", "M"], choices=list(SHAPES))
+    parser.add_argument("--variants", nargs="+", default=["int4-32", "int4-64", "int8-128"], choices=list(VARIANTS))
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    args.dir.mkdir(parents=True, exist_ok=True)
+    where = machine(None)
+    sys.stdout.write(f"{where['cpu']}, {where['cores']} cores, onnxruntime {where['onnxruntime']}\n")
+    for shape in args.shapes:
+        for variant in args.variants:
+            path = build(args.dir, shape, variant)
+            for threads in args.threads:
+                for row in measure(path, shape, variant, threads, args.rounds, args.llama):
+                    theirs = row.get("llama.cpp")
+                    ratio = f"llama.cpp {theirs:8.1f}  ratio {row['ours'] / theirs:.2f}" if theirs else ""
+                    line = (
+                        f"{shape} {variant:8} {threads} threads  {row['job']:10} {row['ours']:8.1f} tokens/s  {ratio}"
+                    )
+                    sys.stdout.write((json.dumps(row) if args.json else line) + "\n")
+                    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The quality command against figures computed by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import xlstm_edge
+from xlstm_edge.evaluate import evaluate
+from xlstm_edge_exporters.checkpoints import open_checkpoint
+from xlstm_edge_exporters.export import read_ids
+from xlstm_edge_exporters.reference import run_reference
+
+from .command import Command, assert_one_sentence
+from .conftest import SHIPPED
+
+TEXT = SHIPPED / "heldout.txt"
+TOKENS = 120
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("evaluate")
+    for name, quantize in (("float32", None), ("int8", "int8"), ("int4", "int4")):
+        xlstm_edge.export(SHIPPED, folder / name, quantize=quantize)
+    return {name: folder / name for name in ("float32", "int8", "int4")}
+
+
+def test_perplexity_is_the_reference_model_s(bundles: dict[str, Path]) -> None:
+    checkpoint = open_checkpoint(SHIPPED)
+    ids = read_ids(checkpoint, TEXT)[: TOKENS + 1]
+    outputs = run_reference(checkpoint.spec, checkpoint.weights, ids).outputs[:-1]
+    log_p = outputs - np.logaddexp.reduce(outputs, axis=1, keepdims=True)
+    expected = np.exp(-log_p[np.arange(TOKENS), ids[1:]].mean())
+    result = evaluate([bundles["float32"]], against=SHIPPED, text=TEXT, tokens=TOKENS, threads=1)[0]
+    assert result["perplexity"] == pytest.approx(expected, rel=1e-4)
+    assert result["kl_mean"] == pytest.approx(0, abs=1e-9)
+    assert result["top1_agreement"] == 1.0
+    assert result["tokens"] == TOKENS
+
+
+def test_fewer_bits_cost_more(bundles: dict[str, Path], command: Command, tmp_path: Path) -> None:
+    words = ("--against", bundles["float32"], "--text", TEXT, "--tokens", TOKENS, "--threads", 1)
+    result = command("eval", bundles["int8"], bundles["int4"], *words, "--plot", tmp_path / "plot.png", "--json")
+    int8, int4 = json.loads(result.out)
+    assert 0 < int8["kl_mean"] < 0.1 * int4["kl_mean"]
+    assert int8["top1_agreement"] > int4["top1_agreement"] > 0.5
+    assert int4["bytes"] < int8["bytes"]
+    assert abs(int8["perplexity_change"]) < 0.02
+    spread = [int4["delta_p_percentiles"][q] for q in ("1", "50", "99")]
+    assert spread == sorted(spread)
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert "perplexity" in command("eval", bundles["int8"], *words).out
+
+
+def test_bad_requests(bundles: dict[str, Path], command: Command, tmp_path: Path) -> None:
+    (tmp_path / "short").write_text("Hi.")
+    base = ("eval", bundles["int8"], "--against", bundles["float32"], "--text")
+    assert_one_sentence(command(*base, tmp_path / "short"), 2)
+    assert_one_sentence(command(*base, tmp_path / "none"), 2)
+    assert_one_sentence(command("eval", tmp_path, "--against", bundles["float32"], "--text", TEXT), 2)
+    assert_one_sentence(command("eval", bundles["int8"], "--against", tmp_path / "none", "--text", TEXT), 2)
