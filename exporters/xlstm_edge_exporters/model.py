@@ -79,7 +79,8 @@ class MLSTMLayer(nn.Module):
         self.spec, self.ops = spec, ops
         self.qkvo = _dense(width, 2 * spec.qk_width + 2 * spec.v_width, spec.bias)
         self.gates = _dense(width, 2 * spec.heads)
-        self.head_norm = _norm(spec.v_width, spec.head_norm)
+        if spec.head_norm.weight:
+            self.head_norm = _norm(spec.v_width, spec.head_norm)
         self.out = _dense(spec.v_width, width, spec.bias)
 
     def forward(self, u: Tensor, state: States) -> tuple[Tensor, NewStates]:
@@ -91,9 +92,16 @@ class MLSTMLayer(nn.Module):
         gates = ops.linear(u, self.gates.weight, self.gates.bias)
         if spec.gate_soft_cap is not None:  # the weights are stored divided by the cap
             gates = spec.gate_soft_cap * torch.tanh(gates)
-        h, (C, n, m) = ops.mlstm(q, k, v, gates, (state["C"], state["n"], state["m"]), spec.eps)
-        h = ops.head_norm(h, self.head_norm.weight, self.head_norm.bias, spec.head_norm)
-        return ops.linear(torch.sigmoid(o) * h, self.out.weight, self.out.bias), {"C": C, "n": n, "m": m}
+        new: NewStates
+        if spec.bounded:
+            h, (C, n) = ops.bounded_mlstm(q, k, v, gates, (state["C"], state["n"]))
+            new = {"C": C, "n": n}
+        else:
+            h, (C, n, m) = ops.mlstm(q, k, v, gates, (state["C"], state["n"], state["m"]), spec.eps)
+            new = {"C": C, "n": n, "m": m}
+        weight, bias = (self.head_norm.weight, self.head_norm.bias) if spec.head_norm.weight else (None, None)
+        h = ops.head_norm(h, weight, bias, spec.head_norm)
+        return ops.linear(torch.sigmoid(o) * h, self.out.weight, self.out.bias), new
 
 
 class SLSTMLayer(nn.Module):

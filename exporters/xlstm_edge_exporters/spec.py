@@ -16,6 +16,7 @@ Activation = Literal["gelu", "relu", "relu^2", "sigmoid", "silu", "selu"]
 
 # An sLSTM stabilizer that starts here needs no first-step rule: exp(m - m') is exactly 0 in the first step.
 SLSTM_INITIAL_M = -1e30
+LARGEST_BOUND, SMALL_EPS = 20.0, 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class Norm:
     kind: Literal["rms", "layer"]
     eps: float
     bias: bool = False
+    weight: bool = True  # False where a loader folded it into the matrix that follows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +64,19 @@ class MLSTM:
     bias: bool
     eps: float = 1e-6
 
+    @property
+    def bounded(self) -> bool:
+        """Whether the gates are so soft-capped that float32 needs no stabilizer: exp(cap) is far from its limits.
+
+        Without one, the memory is exp(m) times the stabilized one and the output the same, but for the epsilon in its
+        denominator, which a layer norm makes invisible unless it is large.
+        """
+        return self.gate_soft_cap is not None and self.gate_soft_cap <= LARGEST_BOUND and self.eps <= SMALL_EPS
+
     def states(self) -> tuple[StateSpec, ...]:
-        """Rows of the state table, without the block's prefix."""
-        return _mlstm_states(self.heads, self.qk_width // self.heads, self.v_width // self.heads)
+        """Rows of the state table, without the block's prefix; a bounded memory has no stabilizer m."""
+        rows = _mlstm_states(self.heads, self.qk_width // self.heads, self.v_width // self.heads)
+        return rows[:2] if self.bounded else rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,10 @@ class Weight:
         shape = tuple(self.shape[axis] for axis in order)
         return Weight(shape, lambda: np.ascontiguousarray(self.load().transpose(order)))
 
+    def scale_rows(self, factors: "Weight") -> "Weight":
+        """Multiply row r of a matrix by factors[r]."""
+        return Weight(self.shape, lambda: self.load() * factors.load()[:, None])
+
     def __neg__(self) -> "Weight":
         return self.map(np.negative)
 

@@ -49,7 +49,7 @@ PEER = {"int4": "Q4_0", "int8": "Q8_0"}
 
 def large(width: int, blocks: int, heads: int, vocab: int, ffn: int) -> ModelSpec:
     """The xLSTM-Large form."""
-    head_norm = Norm(kind="layer", eps=1e-6)
+    head_norm = Norm(kind="layer", eps=1e-6, weight=False)
     mixer = MLSTM(heads=heads, qk_width=width // 2, v_width=width, gate_soft_cap=15.0, head_norm=head_norm, bias=False)
     block = Block(norm=RMS, mixer=mixer, ffn_norm=RMS, ffn=FeedForward(width=ffn, activation="silu", bias=False))
     return ModelSpec(family="B", width=width, blocks=(block,) * blocks, norm=RMS, vocab_size=vocab, logit_soft_cap=30.0)

@@ -118,7 +118,7 @@ def _block_spec(config: Config, index: int, heads: int, shapes: Shapes) -> Block
         qk_width=_qk_width(shapes, prefix, v_width),
         v_width=v_width,
         gate_soft_cap=_cap(config, "gate_soft_cap", 15.0),
-        head_norm=Norm(kind="layer", eps=eps, bias=bias),
+        head_norm=Norm(kind="layer", eps=eps, bias=bias, weight=bias),
         bias=bias,
         eps=number(config, "eps", 1e-6),
     )
@@ -172,7 +172,11 @@ def _block_weights(stored: Stored, prefix: str, cap: float | None) -> dict[str, 
         weights[name + ".weight"] = concat([stored[s + ".weight"] for s in sources]).transpose()
         if sources[0] + ".bias" in stored:
             weights[name + ".bias"] = concat([stored[s + ".bias"] for s in sources])
-    norms = {"norm": "norm_mlstm", "ffn_norm": "norm_ffn", "mixer.head_norm": "mlstm_layer.multihead_norm"}
+    norms = {"norm": "norm_mlstm", "ffn_norm": "norm_ffn"}
+    if layer + "multihead_norm.bias" in stored:
+        norms["mixer.head_norm"] = "mlstm_layer.multihead_norm"
+    else:  # a plain weight commutes with the output gate, so it goes into the rows of the output projection
+        weights["mixer.out.weight"] = weights["mixer.out.weight"].scale_rows(stored[layer + "multihead_norm.weight"])
     for name, source in norms.items():
         weights |= _affine(stored, name, prefix + source, prefix + source + ".bias" in stored)
     return weights

@@ -31,7 +31,7 @@ class Ops(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """(x + delta, norm(x + delta)): the residual and the next normed input in one go."""
 
-    def head_norm(self, h: Tensor, weight: Tensor, bias: Tensor | None, spec: Norm) -> Tensor:
+    def head_norm(self, h: Tensor, weight: Tensor | None, bias: Tensor | None, spec: Norm) -> Tensor:
         """Layer norm of each head of h (B, T, H, dv) alone; returns (B, T, H*dv), weighted per feature."""
 
     def split(self, x: Tensor, sizes: Sequence[int], dim: int = -1) -> tuple[Tensor, ...]:
@@ -67,6 +67,11 @@ class Ops(Protocol):
 
         The state is (C, n, m) as `xlstm_edge_runtime.state` lays it out; returns h (B, T, H, dv) and the state.
         """
+
+    def bounded_mlstm(
+        self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """mLSTM whose gates are bounded, so that it needs no stabilizer: as `mlstm`, with the state (C, n)."""
 
     def slstm(self, wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
         """sLSTM over T tokens: wx (B, 2*H*2*DH, T) = [i | -f] of every head, then [z | o] of every head, with biases.

@@ -65,10 +65,11 @@ class Ort:
         y, _, _, total = emit_many(name, x, delta, weight, shapes=shapes, epsilon=spec.eps)
         return total, y if bias is None else y + bias
 
-    def head_norm(self, h: Tensor, weight: Tensor, bias: Tensor | None, spec: Norm) -> Tensor:
+    def head_norm(self, h: Tensor, weight: Tensor | None, bias: Tensor | None, spec: Norm) -> Tensor:
         """LayerNormalization over dv, then the weight, which differs from head to head."""
         ones = torch.tensor([1.0] * int(h.shape[-1]))
-        y = merge_heads(emit("LayerNormalization", h, ones, axis=-1, epsilon=spec.eps)) * weight
+        y = merge_heads(emit("LayerNormalization", h, ones, axis=-1, epsilon=spec.eps))
+        y = y if weight is None else y * weight
         return y if bias is None else y + bias
 
     def split(self, x: Tensor, sizes: Sequence[int], dim: int = -1) -> tuple[Tensor, ...]:
@@ -122,14 +123,21 @@ class Ort:
         a = i + p
         before, now = self._running_max(m, a)
         decay, gain, minus_m = before - now, torch.exp(a - now), p - now
-        attention = {"update_rule": "gated", "q_num_heads": heads, "kv_num_heads": heads, "scale": C.shape[2] ** -0.5}
-        gained = merge_heads(split_heads(v, heads) * unsqueeze_last(gain))
-        name = MS + "LinearAttention"
-        h, C = emit_many(name, q, k, gained, C, decay, shapes=[v.shape, C.shape], **attention)
-        d, n = emit_many(name, q, k, gain, n, decay, shapes=[gain.shape, n.shape], **attention)
+        h, d, C, n = _attend(q, k, v, gain, decay, C, n)
         denominator = torch.maximum(torch.abs(d), torch.exp(minus_m)) + eps
         m = torch.neg(slice_axis(minus_m, -1, 2**31, 1, m.shape))
         return split_heads(h, heads) / unsqueeze_last(denominator), (C, n, m)
+
+    def bounded_mlstm(
+        self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Nothing to stabilize: the log decay is -softplus(-f), the gain exp(i), for one token and for many."""
+        (C, n), heads = state, state[0].shape[1]
+        i, minus_f = split(gates, [heads, heads])
+        decay, gain = torch.neg(emit("Softplus", minus_f)), torch.exp(i)
+        h, d, C, n = _attend(q, k, v, gain, decay, C, n)
+        denominator = torch.maximum(torch.abs(d), torch.tensor([1.0]))
+        return split_heads(h, heads) / unsqueeze_last(denominator), (C, n)
 
     def slstm(self, wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
         """A placeholder node over time-major gates; `passes.scan` puts the ONNX Scan in its place."""
@@ -148,3 +156,16 @@ class Ort:
         pooled = emit("MaxPool", image, kernel_shape=[self.chunk + 1, 1], pads=[self.chunk, 0, 0, 0], strides=[1, 1])
         running = emit("Squeeze", pooled, torch.tensor([1]), shape=padded.shape)
         return slice_axis(running, 0, -1, 1, a.shape), slice_axis(running, 1, 2**31, 1, a.shape)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, gain: Tensor, decay: Tensor, C: Tensor, n: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(q C, q n, new C, new n): gated linear attention with the gained value, and with the gain as value."""
+    heads = C.shape[1]
+    attention = {"update_rule": "gated", "q_num_heads": heads, "kv_num_heads": heads, "scale": C.shape[2] ** -0.5}
+    gained = merge_heads(split_heads(v, heads) * unsqueeze_last(gain))
+    name = MS + "LinearAttention"
+    h, C = emit_many(name, q, k, gained, C, decay, shapes=[v.shape, C.shape], **attention)
+    d, n = emit_many(name, q, k, gain, n, decay, shapes=[gain.shape, n.shape], **attention)
+    return h, d, C, n

@@ -35,9 +35,10 @@ class Portable:
         x = x + delta
         return x, self.norm(x, weight, bias, spec)
 
-    def head_norm(self, h: Tensor, weight: Tensor, bias: Tensor | None, spec: Norm) -> Tensor:
+    def head_norm(self, h: Tensor, weight: Tensor | None, bias: Tensor | None, spec: Norm) -> Tensor:
         """Decomposed, over dv."""
-        y = merge_heads(_standardize(h, spec)) * weight
+        y = merge_heads(_standardize(h, spec))
+        y = y if weight is None else y * weight
         return y if bias is None else y + bias
 
     def split(self, x: Tensor, sizes: Sequence[int], dim: int = -1) -> tuple[Tensor, ...]:
@@ -100,6 +101,21 @@ class Portable:
         normalizer = torch.maximum(torch.abs(query @ n), _expand(torch.exp(m * -1.0)))
         h = (query @ C) / (normalizer + eps)
         return reshape(h, [1, 1, heads, dv], keep=0), (C, n, m)
+
+    def bounded_mlstm(
+        self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The plain step without a stabilizer; sigmoid(f) as 1 - sigmoid(-f) would lose digits, so f is negated first."""
+        C, n = state
+        _, heads, dk, dv = C.shape
+        i, minus_f = split(gates, [heads, heads])
+        decay = reshape(torch.sigmoid(minus_f * -1.0), [1, heads, 1, 1], keep=0)
+        key = split_heads(k, heads).transpose(1, 2) * reshape(torch.exp(i), [1, heads, 1, 1], keep=0)
+        column, row = reshape(key, [1, heads, dk, 1], keep=0), reshape(v, [1, heads, 1, dv], keep=0)
+        C, n = decay * C + torch.matmul(column, row), decay * n + column
+        query = reshape(q, [1, heads, 1, dk], keep=0) * dk**-0.5
+        h = (query @ C) / torch.maximum(torch.abs(query @ n), torch.tensor([1.0]))
+        return reshape(h, [1, 1, heads, dv], keep=0), (C, n)
 
     def slstm(self, wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
         """The plain step."""

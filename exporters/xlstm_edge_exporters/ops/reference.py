@@ -35,9 +35,10 @@ class Reference:
         x = x + delta
         return x, self.norm(x, weight, bias, spec)
 
-    def head_norm(self, h: Tensor, weight: Tensor, bias: Tensor | None, spec: Norm) -> Tensor:
+    def head_norm(self, h: Tensor, weight: Tensor | None, bias: Tensor | None, spec: Norm) -> Tensor:
         """Always mean-subtracting, in every family."""
-        y = F.layer_norm(h, (h.shape[-1],), None, None, spec.eps).flatten(-2) * weight
+        y = F.layer_norm(h, (h.shape[-1],), None, None, spec.eps).flatten(-2)
+        y = y if weight is None else y * weight
         return y if bias is None else y + bias
 
     def split(self, x: Tensor, sizes: Sequence[int], dim: int = -1) -> tuple[Tensor, ...]:
@@ -94,6 +95,23 @@ class Reference:
             h, (C, n, m) = _mlstm_step(q[:, t], k[:, t], v[:, t], i[:, t, None], f[:, t, None], (C, n, m), eps)
             outputs.append(h)
         return torch.stack(outputs, 1), (C, n, m)
+
+    def bounded_mlstm(
+        self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The same equations before stabilization (equations 19 to 23): C and n carry exp(i) itself."""
+        (C, n), heads = state, state[0].shape[1]
+        q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (q, k, v))
+        q = q * q.shape[-1] ** -0.5
+        gain, decay = torch.exp(gates[..., :heads]), torch.sigmoid(-gates[..., heads:])
+        outputs = []
+        for t in range(q.shape[1]):
+            a, b = decay[:, t, :, None, None], gain[:, t, :, None, None]
+            C = a * C + b * k[:, t, :, :, None] * v[:, t, :, None, :]
+            n = a * n + b * k[:, t, :, :, None]
+            query = q[:, t, :, None, :]
+            outputs.append(((query @ C) / (query @ n).abs().clamp_min(1.0)).squeeze(-2))
+        return torch.stack(outputs, 1), (C, n)
 
     def slstm(self, wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
         """arXiv:2405.04517 equations 8 to 18, stabilized; m starts at -1e30, so the first step is like the others."""
