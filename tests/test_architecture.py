@@ -21,6 +21,7 @@ FLOORS = {
     "runtime/xlstm_edge_runtime": {"numpy", "onnxruntime", "tokenizers", "xlstm_edge_runtime"},
     "exporters/xlstm_edge_exporters": {
         "numpy", "torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "yaml", "xlstm_edge_runtime", "xlstm_edge_exporters",
+        "xlstm", "transformers", "dacite",
     },
     "xlstm_edge": {
         "numpy", "onnxruntime", "typer", "rich", "matplotlib", "xlstm_edge_runtime", "xlstm_edge_exporters", "xlstm_edge",

@@ -144,6 +144,22 @@ def test_bench_reports_what_it_measured(shipped_bundle: Path, command: Command) 
     assert "tokens/s" in command("bench", shipped_bundle, *words).out
 
 
+def test_bench_compares_and_goes_deep(shipped_bundle: Path, command: Command, tmp_path: Path) -> None:
+    words = ("--prompt", 8, "--generate", 8, "--repeat", 1, "--threads", 1, "--json")
+    other = json.loads(command("bench", shipped_bundle, *words, "--against", shipped_bundle).out)["rival"]
+    assert other["ratio"] > 0
+    compared = json.loads(command("bench", shipped_bundle, *words, "--compare", SHIPPED).out)["rival"]
+    assert compared["ratio"] > 1  # PyTorch's step of the same checkpoint
+    plot = ("--depth", "0,1k,2000", "--roofline", "--plot", tmp_path / "depth.png")
+    deep = json.loads(command("bench", shipped_bundle, *words, *plot).out)
+    assert [row["depth"] for row in deep["depths"]] == [0, 1000, 2000]
+    assert len({row["state_bytes"] for row in deep["depths"]}) == 1
+    assert 0 < deep["roofline"]["share_of_bandwidth"] < 10
+    assert (tmp_path / "depth.png").read_bytes().startswith(b"\x89PNG")
+    assert_one_sentence(command("bench", shipped_bundle, "--depth", "deep"), 2)
+    assert_one_sentence(command("bench", shipped_bundle, *words[:-1], "--plot", tmp_path / "x.png"), 2)
+
+
 def test_an_existing_bundle_is_not_overwritten(
     checkpoint_of: Callable[[Case], Path], tmp_path: Path, command: Command
 ) -> None:

@@ -1,6 +1,7 @@
-"""Measure a bundle: time to load, prompt speed, generation speed, latency per token, memory.
+"""Measure a bundle: load, prompt speed, generation speed, latency per token at any depth, memory, share of the bandwidth.
 
-Medians with their spread, because machines are noisy; one warm-up before the repetitions.
+Medians with their spread, because machines are noisy; one warm-up before the repetitions; two bundles (or a bundle and
+the original checkpoint in PyTorch) are measured in alternation.
 """
 
 import os
@@ -9,19 +10,23 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
-from xlstm_edge_runtime import Model, __version__, load
+from xlstm_edge_runtime import Model, Session, __version__, load
+from xlstm_edge_runtime.errors import InputError
 
-from .report import human, peak_memory
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from . import facade
+from .bandwidth import bytes_per_token, read_bandwidth
+from .report import peak_memory, resident_memory
 
 Progress = Callable[[str, int, int], None]
+UNITS = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+DEEPEST = 10**10
+PART = 4096  # tokens prefilled between two looks at the clock
 
 
 def bench_bundle(
@@ -31,20 +36,28 @@ def bench_bundle(
     prompt: int = 256,
     generate: int = 64,
     repeat: int = 5,
+    depths: Sequence[int] = (),
+    against: str | Path | None = None,
+    compare: str | Path | None = None,
+    roofline: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Speeds in tokens a second, latencies in milliseconds, memory in bytes."""
+    report = progress or _silent
     begin = time.perf_counter()
     model = load(bundle, threads=threads)
     load_seconds = time.perf_counter() - begin
-    runs = []
+    rival = _rival(model, against, compare, threads)
+    runs, rival_rates = [], []
     for index in range(repeat + 1):
         runs.append(_run(model, prompt, generate))
-        if progress is not None:
-            progress("bench", index, repeat)
+        if rival is not None:
+            rival_rates.append(rival(generate))
+        report("bench", index, repeat)
     prompts, generations = zip(*runs[1:], strict=True)
     latencies = np.concatenate(generations)
-    return {
+    rates = [generate / float(np.sum(times)) for times in generations]
+    result: dict[str, Any] = {
         "bundle": str(bundle),
         "machine": machine(threads),
         "prompt_tokens": prompt,
@@ -52,12 +65,32 @@ def bench_bundle(
         "repeat": repeat,
         "load_seconds": load_seconds,
         "prompt_tokens_per_second": spread([prompt / seconds for seconds in prompts]),
-        "generated_tokens_per_second": spread([generate / float(np.sum(times)) for times in generations]),
-        "latency_ms": {f"p{q}": float(np.percentile(latencies, q) * 1e3) for q in (50, 90, 99)},
+        "generated_tokens_per_second": spread(rates),
+        "latency_ms": _percentiles(latencies),
         "bundle_bytes": sum(entry.bytes for entry in model.manifest.files.values()),
         "state_bytes": model.manifest.state.nbytes,
-        "peak_memory_bytes": peak_memory(),
     }
+    if rival is not None:
+        result["rival"] = {"name": str(against or compare), "generated_tokens_per_second": spread(rival_rates[1:])}
+        result["rival"]["ratio"] = statistics.median(rates) / statistics.median(rival_rates[1:])
+    if roofline:
+        result["roofline"] = _roofline(model, statistics.median(rates), threads)
+    if depths:
+        result["depths"] = _sweep(model, sorted(depths), generate, report)
+    return result | {"peak_memory_bytes": peak_memory()}
+
+
+def parse_depths(text: str) -> list[int]:
+    """'0,1k,1M' -> [0, 1000, 1000000]; InputError for anything else."""
+    depths = []
+    for part in text.split(","):
+        word = part.strip().lower()
+        factor = UNITS.get(word[-1:], 1)
+        digits = word[:-1] if factor > 1 else word
+        if not digits.isdecimal() or int(digits) * factor > DEEPEST:
+            raise InputError(f"expected depths like 0,1k,1M, came {part!r}; write numbers of tokens")
+        depths.append(int(digits) * factor)
+    return depths
 
 
 def machine(threads: int | None) -> dict[str, Any]:
@@ -87,40 +120,71 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def bench_table(result: dict[str, Any]) -> "Table":
-    """For people."""
-    from rich.table import Table  # noqa: PLC0415  # an extra
-
-    where = result["machine"]
-    title = f"{result['bundle']} on {where['cpu']}, {where['threads']} threads, onnxruntime {where['onnxruntime']}"
-    table = Table("measure", "median", "min", "max", title=title, title_justify="left")
-    for name, key in (
-        (f"prompt of {result['prompt_tokens']}, tokens/s", "prompt_tokens_per_second"),
-        (f"generate {result['generated_tokens']}, tokens/s", "generated_tokens_per_second"),
-    ):
-        values = result[key]
-        table.add_row(name, *(f"{values[column]:,.0f}" for column in ("median", "min", "max")))
-    latency = result["latency_ms"]
-    table.add_row("latency a token, ms", f"{latency['p50']:.3f}", "", f"p99 {latency['p99']:.3f}")
-    table.add_row("load, s", f"{result['load_seconds']:.2f}", "", "")
-    table.add_row("bundle", human(result["bundle_bytes"]), "", "")
-    table.add_row("state a session", human(result["state_bytes"]), "", "")
-    table.add_row("peak memory", human(result["peak_memory_bytes"]), "", "")
-    return table
-
-
-def _run(model: Model, prompt: int, generate: int) -> tuple[float, np.ndarray[Any, np.dtype[np.float64]]]:
-    """Seconds of the prompt, and seconds of each following token (the next input is the last output's largest id)."""
-    inputs = _inputs(model, prompt)
-    session, times = model.session(), np.empty(generate)
+def _run(model: Model, prompt: int, generate: int) -> tuple[float, NDArray[np.float64]]:
+    """Seconds of the prompt, and seconds of each following token."""
+    inputs, session = _inputs(model, prompt), model.session()
     begin = time.perf_counter()
     output = session.prefill(inputs)
-    prompt_seconds = time.perf_counter() - begin
-    for index in range(generate):
+    return time.perf_counter() - begin, _latencies(model, session, output, generate)
+
+
+def _latencies(model: Model, session: Session, output: Any, count: int) -> NDArray[np.float64]:
+    """Seconds of each of `count` tokens; the next input is the last output's largest id, or the vector itself."""
+    times = np.empty(count)
+    for index in range(count):
         begin = time.perf_counter()
-        output = session.step(int(np.argmax(output)) if model.takes_ids else inputs[index % prompt])
+        output = session.step(int(output.argmax()) if model.takes_ids else np.tanh(output))
         times[index] = time.perf_counter() - begin
-    return prompt_seconds, times
+    return times
+
+
+def _sweep(model: Model, depths: Sequence[int], generate: int, report: Progress) -> list[dict[str, Any]]:
+    """Latency and memory after each depth, one session that only ever moves on."""
+    session, rows = model.session(), []
+    output, count = session.prefill(_inputs(model, 1)), max(generate, 200)
+    _latencies(model, session, output, count)  # both buffers bound, everything warm
+    for depth in depths:
+        while (missing := depth - session.tokens) > 0:
+            output = session.prefill(_inputs(model, min(missing, PART)))
+            report("depth", min(session.tokens, depths[-1]), depths[-1])
+        times = _latencies(model, session, output, count)
+        row = {"depth": depth, "latency_ms": _percentiles(times), "resident_memory_bytes": resident_memory()}
+        rows.append(row | {"state_bytes": session.nbytes})
+    return rows
+
+
+def _rival(
+    model: Model, against: str | Path | None, compare: str | Path | None, threads: int | None
+) -> Callable[[int], float] | None:
+    """A function that generates n tokens with the other side and returns its tokens a second."""
+    if against is not None and compare is not None:
+        raise InputError("expected --against or --compare, came both; run them one after the other")
+    if against is not None:
+        other = load(against, threads=threads)
+        return lambda count: count / float(np.sum(_run(other, 4, count)[1]))
+    if compare is None:
+        return None
+    if not model.takes_ids:
+        raise InputError(
+            "expected a model that takes tokens for --compare, came a stack of float vectors; leave it out"
+        )
+    facade.open_checkpoint(compare)
+    from xlstm_edge_exporters.official import official_rate  # noqa: PLC0415  # loads torch and the official packages
+
+    return official_rate(Path(compare), threads)
+
+
+def _roofline(model: Model, rate: float, threads: int | None) -> dict[str, float]:
+    bandwidth, needed = read_bandwidth(threads or os.cpu_count() or 1), bytes_per_token(model)
+    return {
+        "read_bandwidth_bytes_per_second": bandwidth,
+        "bytes_per_token": needed,
+        "share_of_bandwidth": rate * needed / bandwidth,
+    }
+
+
+def _percentiles(times: NDArray[np.float64]) -> dict[str, float]:
+    return {f"p{q}": float(np.percentile(times, q) * 1e3) for q in (50, 90, 99)}
 
 
 def _inputs(model: Model, length: int) -> Any:
@@ -128,3 +192,7 @@ def _inputs(model: Model, length: int) -> Any:
     if model.takes_ids:
         return rng.integers(0, model.output_width, length)
     return rng.standard_normal((length, model.output_width)).astype(np.float32)
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Nobody asked for progress."""

@@ -7,6 +7,7 @@ and errors to stderr. No logic lives here.
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,9 +17,11 @@ from rich.table import Table
 
 from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.errors import InputError, VerificationError, XlstmEdgeError
+from xlstm_edge_runtime.tune import tune_bundle
 
 from . import facade
-from .bench import bench_bundle, bench_table
+from .bench import bench_bundle, parse_depths
+from .bench_report import bench_table, plot_depths
 from .demo import run_demo
 from .evaluate import evaluate, evaluate_table, plot
 from .progress import bars
@@ -178,6 +181,15 @@ def bench(
     prompt: Annotated[int, typer.Option(min=1, help="Prompt tokens.")] = 256,
     generate: Annotated[int, typer.Option(min=1, help="Generated tokens.")] = 64,
     repeat: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 5,
+    depth: Annotated[str | None, typer.Option(help="Also after this many tokens, e.g. 0,1k,100k,1M.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Alternate with a second bundle.", metavar="BUNDLE_2")] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Alternate with the original checkpoint in PyTorch.", metavar="CHECKPOINT")
+    ] = None,
+    roofline: Annotated[bool, typer.Option("--roofline", help="Measure the memory bandwidth and its share.")] = False,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", help="Draw latency and memory over depth.", metavar="FILE.png")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure prompt and generation speed and memory: medians and spread of repeated runs.
@@ -186,12 +198,41 @@ def bench(
     """
     with bars(err) as progress:
         result = bench_bundle(
-            bundle, threads=threads, prompt=prompt, generate=generate, repeat=repeat, progress=progress
+            bundle,
+            threads=threads,
+            prompt=prompt,
+            generate=generate,
+            repeat=repeat,
+            depths=parse_depths(depth) if depth is not None else (),
+            against=against,
+            compare=compare,
+            roofline=roofline,
+            progress=progress,
         )
+    if plot_file is not None:
+        plot_depths(result, plot_file)
     if as_json:
         _print_json(result)
     else:
         out.print(bench_table(result))
+
+
+@app.command()
+def tune(bundle: BundleArgument, as_json: JsonOption = False) -> None:
+    """Fit a bundle to this machine, once: threads, chunk size, weights in this CPU's layout.
+
+    Example: `xlstm-edge tune bundle`
+    """
+    with bars(err) as progress:
+        tuning = tune_bundle(bundle, progress=progress)
+    facts = {name: value for name, value in asdict(tuning).items() if name not in ("key", "files")}
+    if as_json:
+        _print_json(facts)
+        return
+    table = Table("setting", "chosen", title=f"{bundle}: tuned for this machine", title_justify="left")
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), f"{value:,.0f}" if isinstance(value, float) else str(value))
+    out.print(table)
 
 
 @app.command("eval")

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xlstm_edge_runtime import Model, Session, load
-from xlstm_edge_runtime.errors import DependencyError, InputError
+from xlstm_edge_runtime.errors import InputError
 from xlstm_edge_runtime.manifest import MANIFEST
 
 from . import facade
-from .report import human
+from .report import figure, human
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -79,14 +79,8 @@ def evaluate_table(results: Sequence[dict[str, Any]]) -> "Table":
 
 def plot(results: Sequence[dict[str, Any]], path: str | Path) -> None:
     """Size against KL divergence, one point a bundle, as PNG."""
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  # an extra
-    except ModuleNotFoundError as error:
-        raise DependencyError(
-            "expected the package matplotlib for a plot, came none; pip install matplotlib"
-        ) from error
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    picture = figure(7, 4.5)
+    axes = picture.add_subplot()
     for r in sorted(results, key=lambda r: r["bytes"]):
         axes.plot(r["bytes"] / 1e6, max(r["kl_mean"], 1e-7), "o", markersize=8)
         label = f"{Path(r['bundle']).name}  ({r['perplexity_change']:+.2%} perplexity)"
@@ -96,7 +90,7 @@ def plot(results: Sequence[dict[str, Any]], path: str | Path) -> None:
     axes.set(xlabel="bundle, MB", ylabel="KL divergence from float32, nats a token", yscale="log")
     axes.margins(x=0.35, y=0.15)
     axes.grid(alpha=0.3)
-    figure.savefig(str(path), dpi=130, format="png")
+    picture.savefig(str(path), dpi=130, format="png")
 
 
 def _measure(model: Session, reference: Session, ids: NDArray[np.int64], progress: Progress | None) -> dict[str, Any]:

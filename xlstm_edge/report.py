@@ -1,9 +1,12 @@
 """Turn manifests and checkpoints into plain data, and plain data into tables for people."""
 
+import os
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xlstm_edge_runtime.errors import DependencyError
 from xlstm_edge_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -113,6 +116,26 @@ def human(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} GB"
+
+
+def figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure in inches; DependencyError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  # an extra
+    except ModuleNotFoundError as error:
+        raise DependencyError(
+            "expected the package matplotlib for a plot, came none; pip install matplotlib"
+        ) from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def resident_memory() -> int:
+    """Resident memory of this process now, in bytes; the peak where the system does not tell more."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return peak_memory()
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_memory() -> int:

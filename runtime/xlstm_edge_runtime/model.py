@@ -18,6 +18,7 @@ from .errors import BundleError, InputError
 from .manifest import Manifest, check_hash, read_manifest
 from .session import Session
 from .tokenizer import Tokenizer, load_tokenizer
+from .tune import FOLDER, GRAPH, read_tuning
 
 HASHED_AT_LOAD = 16 << 20  # larger files are hashed by verify: a start must not wait for gigabytes
 MICROSECONDS_TO_SPIN = "20"  # full speed on an idle machine, the best on a busy one
@@ -33,6 +34,7 @@ class Model:
         self.takes_ids = manifest.model.vocab_size is not None
         self.output_width = manifest.model.vocab_size or manifest.model.width
         self.aliased: frozenset[str] = frozenset()
+        self.chunk = manifest.graph.chunk  # tokens of one call while prefilling; a tuning may choose fewer
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -100,25 +102,34 @@ class Model:
 
 
 def load(
-    bundle: str | Path, *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
+    bundle: str | Path,
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    tuned: bool = True,
 ) -> Model:
     """Load a bundle folder: the weights once, for any number of sessions.
 
-    `threads` None leaves the choice to onnxruntime (the physical cores). Raises BundleError if anything is wrong with
-    the bundle, InputError for a bad option.
+    `threads` None takes what `tune` found on this machine or leaves the choice to onnxruntime (the physical cores);
+    `tuned` False ignores a tuning. Raises BundleError if anything is wrong with the bundle, InputError for a bad option.
     """
     folder, manifest = Path(bundle), read_manifest(bundle)
     _check_version(manifest)
     for name, entry in manifest.files.items():
         if entry.bytes <= HASHED_AT_LOAD and name != f"{manifest.graph.file}.data":
             check_hash(folder, name, entry)
+    tuning = read_tuning(folder, manifest) if tuned else None
+    graph = folder / manifest.graph.file
+    if tuning is not None:
+        threads = threads or tuning.threads
+        graph = folder / FOLDER / GRAPH if tuning.prepacked else graph
     options = session_options(threads)
     if unknown := [name for name in providers if name not in ort.get_available_providers()]:
         raise InputError(
             f"expected providers of {ort.get_available_providers()}, came {unknown}; install their onnxruntime"
         )
     try:
-        inference = ort.InferenceSession(str(folder / manifest.graph.file), options, providers=list(providers))
+        inference = ort.InferenceSession(str(graph), options, providers=list(providers))
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         reason = " ".join(str(error).split())[:160]
         raise BundleError(
@@ -126,6 +137,7 @@ def load(
         ) from error
     check_graph(inference, manifest)
     model = Model(folder, manifest, inference)
+    model.chunk = manifest.graph.chunk if tuning is None else tuning.chunk
     model.aliased = proven_aliases(model)
     return model
 
@@ -148,7 +160,7 @@ def proven_aliases(model: Model) -> frozenset[str]:
 
 def _trial(model: Model) -> list[NDArray[np.float32]]:
     """Outputs and final states of a few tokens."""
-    session, chunk = model.session(), min(model.manifest.graph.chunk, TRIAL_CHUNK)
+    session, chunk = model.session(), min(model.chunk, TRIAL_CHUNK)
     if model.takes_ids:
         tokens: Any = np.arange(3 + chunk) * 7 % model.output_width
     else:

@@ -66,7 +66,7 @@ class Session:
         inputs = self._model.check_inputs(tokens)
         if not len(inputs):
             raise InputError("expected at least one token, came none; begin with a prompt or a bos token")
-        chunk = self._model.manifest.graph.chunk
+        chunk = self._model.chunk
         for start in range(0, len(inputs), chunk):
             part = inputs[start : start + chunk]
             output = self._run(part, len(part))
@@ -118,7 +118,7 @@ class Session:
         """Bindings for one token and for a full chunk are kept; odd lengths are bound for the one call."""
         if length == 1:
             cache = self._steps
-        elif length == self._model.manifest.graph.chunk:
+        elif length == self._model.chunk:
             cache = self._chunks
         else:
             return self._bind(length)

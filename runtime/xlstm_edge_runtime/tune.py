@@ -1,0 +1,167 @@
+"""Fit a bundle to the machine it is on, once: thread count, chunk size, and weights laid out for this CPU's kernels.
+
+The result lies in the bundle's `tuned/` folder, outside the manifest, and belongs to one CPU model, one onnxruntime and
+one graph: anywhere else it is ignored, and the bundle works as it was exported. Weights in the CPU's own layout are
+memory-mapped instead of being rearranged into memory at every start.
+"""
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+
+from .errors import InputError
+from .manifest import Manifest, file_entry
+
+if TYPE_CHECKING:
+    from .model import Model
+
+FOLDER, RECORD, GRAPH = "tuned", "tuned.json", "model.onnx"
+CHUNKS = (16, 32, 64, 128, 256)
+STEPS, PROMPT, ROUNDS = 24, 256, 3
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What was found best; `key` names the CPU, the onnxruntime and the bundle it holds for."""
+
+    key: str
+    threads: int
+    chunk: int
+    prepacked: bool
+    decode_per_second: float
+    prefill_per_second: float
+    files: dict[str, str]
+
+
+def cpu_key() -> str:
+    """Name of this processor and its instruction sets, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = ("model name", "flags", "Features", "CPU part", "model\t", "cpu family")
+    return " ".join(sorted({line.split(":", 1)[-1].strip() for line in lines if line.startswith(wanted)}))
+
+
+def key_of(manifest: Manifest) -> str:
+    """CPU, onnxruntime and bundle in one hash."""
+    import hashlib  # noqa: PLC0415  # only here
+
+    graph = sorted((name, entry.sha256) for name, entry in manifest.files.items())
+    return hashlib.sha256(json.dumps([cpu_key(), ort.__version__, graph]).encode()).hexdigest()
+
+
+def read_tuning(folder: Path, manifest: Manifest) -> Tuning | None:
+    """The bundle's tuning if it was made here for this very bundle; None otherwise, whatever is wrong with it."""
+    path = folder / FOLDER / RECORD
+    try:
+        tuning = Tuning(**json.loads(path.read_text(encoding="utf-8")))
+        usable = (
+            tuning.key == key_of(manifest) and 1 <= tuning.threads <= 1024 and 1 <= tuning.chunk <= manifest.graph.chunk
+        )
+        sizes = all((folder / FOLDER / name).stat().st_size == int(size) for name, size in tuning.files.items())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    return tuning if usable and sizes else None
+
+
+def tune_bundle(folder: str | Path, *, progress: Progress | None = None) -> Tuning:
+    """Measure, save, return; InputError if the folder cannot be written. A former tuning is replaced."""
+    from .model import load  # noqa: PLC0415  # load reads tunings
+
+    folder = Path(folder)
+    report = progress or _silent
+    most = os.cpu_count() or 1
+    candidates = sorted({1, 2, most // 2, most} & set(range(1, most + 1)))
+    rates = {}
+    for index, threads in enumerate(candidates):
+        model = load(folder, threads=threads, tuned=False)
+        rates[threads] = decode_rate(model)
+        report("threads", index + 1, len(candidates))
+    threads = max(rates, key=lambda n: rates[n])
+    model = load(folder, threads=threads, tuned=False)
+    chunks = [size for size in CHUNKS if size < model.manifest.graph.chunk] + [model.manifest.graph.chunk]
+    speeds = {}
+    for index, size in enumerate(chunks):
+        model.chunk = size
+        speeds[size] = prefill_rate(model)
+        report("chunk", index + 1, len(chunks))
+    chunk = max(speeds, key=lambda n: speeds[n])
+    return _save(folder, model, threads, chunk, rates[threads], speeds[chunk])
+
+
+def decode_rate(model: "Model") -> float:
+    """Tokens a second, the median of a few rounds."""
+    session = model.session()
+    tokens = _tokens(model, STEPS)
+    rates = []
+    for _ in range(ROUNDS + 1):
+        begin = time.perf_counter()
+        for token in tokens:
+            session.prefill(token[None])
+        rates.append(STEPS / (time.perf_counter() - begin))
+    return statistics.median(rates[1:])
+
+
+def prefill_rate(model: "Model") -> float:
+    """Prompt tokens a second, the median of a few rounds."""
+    session, prompt, rates = model.session(), _tokens(model, PROMPT), []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        session.prefill(prompt)
+        rates.append(PROMPT / (time.perf_counter() - begin))
+    return statistics.median(rates)
+
+
+def _save(folder: Path, model: "Model", threads: int, chunk: int, decode: float, prefill: float) -> Tuning:
+    partial = folder / f".{FOLDER}.{os.getpid()}.partial"
+    try:
+        partial.mkdir()
+        prepacked = bool(model.manifest.quantization.get("tensors"))
+        if prepacked:  # float32 weights are mapped as they are
+            _save_prepacked(folder / model.manifest.graph.file, partial / GRAPH, threads)
+        files = {path.name: str(file_entry(path).bytes) for path in partial.iterdir()}
+        tuning = Tuning(key_of(model.manifest), threads, chunk, prepacked, decode, prefill, files)
+        (partial / RECORD).write_text(json.dumps(asdict(tuning), indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+        partial.rename(folder / FOLDER)
+    except OSError as error:
+        raise InputError(
+            f"expected to write into {folder}, came {error.strerror or error}; copy the bundle first"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return tuning
+
+
+def _save_prepacked(source: Path, target: Path, threads: int) -> None:
+    """Let onnxruntime write the optimized graph with the weights as its kernels want them."""
+    from .model import session_options  # noqa: PLC0415  # model reads tunings
+
+    options = session_options(threads)
+    options.optimized_model_filepath = str(target)
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{target.name}.data")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+
+
+def _tokens(model: "Model", count: int) -> Any:
+    if model.takes_ids:
+        return np.arange(count) * 11 % model.output_width
+    return np.cos(np.arange(count * model.output_width, dtype=np.float32)).reshape(count, -1)
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Nobody asked for progress."""
