@@ -16,14 +16,15 @@ from onnx import TensorProto, helper
 
 import xlstm_edge
 from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
+from xlstm_edge_exporters.ops.parallel import Parallel
 from xlstm_edge_exporters.quantize.budget import measure_costs, spend_budget
 from xlstm_edge_exporters.quantize.calibrate import calibration_batch, quantize_with_gptq, with_packed
-from xlstm_edge_exporters.quantize.gptq import gptq
-from xlstm_edge_exporters.quantize.plan import QuantizeOptions, make_plan, planned_bytes
+from xlstm_edge_exporters.quantize.gptq import corrected, gptq
+from xlstm_edge_exporters.quantize.plan import QuantizeOptions, fitting_group, make_plan, planned_bytes
 from xlstm_edge_exporters.quantize.read import read_weights
 from xlstm_edge_exporters.quantize.scheme import BITS, Scheme
 from xlstm_edge_exporters.quantize.sources import round_searched, round_to_nearest
-from xlstm_edge_exporters.reference import run_reference
+from xlstm_edge_exporters.reference import build, initial_state, run_reference
 from xlstm_edge_runtime import InputError, load
 
 from .command import Command, assert_nothing_written, assert_one_sentence
@@ -104,6 +105,51 @@ def test_gptq_beats_rounding_on_correlated_inputs(bits: int) -> None:
     assert error(gptq(matrix, hessian, scheme)) < 0.6 * error(round_searched("w", matrix, scheme))
 
 
+def test_a_correction_makes_up_for_errors_of_the_inputs() -> None:
+    """Outputs on disturbed inputs come nearer to those on the undisturbed ones, on samples the fit never saw."""
+    wanted = RNG.normal(size=(4000, 24)).astype(np.float32)
+    came = (wanted @ (np.eye(24) + 0.2 * RNG.normal(size=(24, 24)))).astype(np.float32)
+    matrix = RNG.normal(size=(7, 24)).astype(np.float32)
+    moved = corrected(matrix, torch.from_numpy(wanted[:2000]), torch.from_numpy(came[:2000]))
+
+    def error(weight: np.ndarray[Any, Any]) -> float:
+        return float(((came[2000:] @ weight.T - wanted[2000:] @ matrix.T) ** 2).sum())
+
+    assert error(moved) < 0.2 * error(matrix)
+    same = corrected(matrix, torch.from_numpy(wanted), torch.from_numpy(wanted))
+    np.testing.assert_array_equal(same, matrix)
+
+
+@pytest.mark.parametrize("name", ["a1-mixed", "a1-five-heads", "b-plain", "b-one-head", "b-uncapped", "c-one-head"])
+def test_the_parallel_form_is_the_recurrence(name: str, opened: Callable[[Case], Checkpoint]) -> None:
+    checkpoint, sequence = opened(BY_NAME[name]), sequence_for(BY_NAME[name], 50)
+    expected = run_reference(checkpoint.spec, checkpoint.weights, sequence).outputs
+    model = build(checkpoint.spec, checkpoint.weights, torch.float64, ops=Parallel(), all_logits=True)
+    came = model(torch.from_numpy(sequence)[None], initial_state(checkpoint.spec, torch.float64))[0][0].numpy()
+    # b-one-head has a large epsilon, and a bounded memory has none: both forms agree on what each spec says.
+    np.testing.assert_allclose(came, expected, atol=1e-9 * np.ptp(expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "group", "fits"),
+    [
+        (
+            "blocks.0.ffn.down.weight",
+            (2752, 1024),
+            256,
+            256,
+        ),  # a sixteenth of 2,752 is more than the 64 columns missing
+        ("blocks.0.ffn.down.weight", (384, 256), 256, 128),
+        ("blocks.0.ffn.down.weight", (48, 64), 256, 32),
+        ("blocks.0.mixer.up.weight", (64, 512), 32, 32),
+        ("head.weight", (500, 1024), 256, 128),
+        ("embedding.weight", (500, 96), 128, 32),
+    ],
+)
+def test_groups_fit_their_matrix(name: str, shape: tuple[int, int], group: int, fits: int) -> None:
+    assert fitting_group(name, shape, group) == fits
+
+
 def test_gptq_without_correlation_is_rounding() -> None:
     scheme, matrix = Scheme(8, 32), RNG.normal(size=(5, 50)).astype(np.float32)
     packed = gptq(matrix, torch.eye(50), scheme)
@@ -178,7 +224,8 @@ def test_all_matrix_products_of_large_weights_are_quantized(checkpoint_of: Check
     assert {a.i for node in nodes for a in node.attribute if a.name == "accuracy_level"} == {4}
     assert sum(len(node.input) == 6 for node in nodes) == 2 * 4  # the biases went into the nodes
     left = [node.input[1] for node in graph.node if node.op_type in ("MatMul", "FusedMatMul")]
-    assert all("gates" in name for name in left)
+    assert left
+    assert all("gates" in name or name.startswith("constant.") for name in left)  # constants repeat numbers per head
 
 
 def test_tied_integers_are_stored_once(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ def test_a_tuned_bundle_computes_the_same(bundle: Path, command: Command) -> Non
     assert facts["prepacked"] == bool(xr.load(bundle).manifest.quantization)
     model = xr.load(bundle)
     assert model.chunk == facts["chunk"]
+    assert facts["spin"] in tune.SPINS
+    assert facts["in_place"] == bool(model.aliased)
     np.testing.assert_allclose(model.session().prefill(range(100)), before, atol=2e-3 * np.ptp(before))
     assert command("verify", bundle).code == 0
     assert "decode per second" in command("tune", bundle).out
@@ -58,3 +60,9 @@ def test_a_tuning_that_does_not_fit_is_ignored(spoil: str, bundle: Path, monkeyp
 
 def test_tuning_nothing(tmp_path: Path, command: Command) -> None:
     assert_one_sentence(command("tune", tmp_path), 2)
+
+
+@pytest.mark.parametrize("spin", [-1, 1.5, True, 10**6])
+def test_bad_spins(spin: object, bundle: Path) -> None:
+    with pytest.raises(xr.InputError, match="spin"):
+        xr.load(bundle, spin=spin)  # type: ignore[arg-type]  # wrong on purpose

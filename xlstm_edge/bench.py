@@ -54,30 +54,37 @@ def bench_bundle(
         if rival is not None:
             rival_rates.append(rival(generate))
         report("bench", index, repeat)
-    prompts, generations = zip(*runs[1:], strict=True)
-    latencies = np.concatenate(generations)
-    rates = [generate / float(np.sum(times)) for times in generations]
-    result: dict[str, Any] = {
-        "bundle": str(bundle),
-        "machine": machine(threads),
-        "prompt_tokens": prompt,
-        "generated_tokens": generate,
-        "repeat": repeat,
-        "load_seconds": load_seconds,
-        "prompt_tokens_per_second": spread([prompt / seconds for seconds in prompts]),
-        "generated_tokens_per_second": spread(rates),
-        "latency_ms": _percentiles(latencies),
-        "bundle_bytes": sum(entry.bytes for entry in model.manifest.files.values()),
-        "state_bytes": model.manifest.state.nbytes,
-    }
+    result = _facts(model, bundle, threads) | {"load_seconds": load_seconds, "repeat": repeat}
+    result |= {"prompt_tokens": prompt, "generated_tokens": generate, **_summary(runs[1:], prompt, generate)}
+    rate = result["generated_tokens_per_second"]["median"]
     if rival is not None:
         result["rival"] = {"name": str(against or compare), "generated_tokens_per_second": spread(rival_rates[1:])}
-        result["rival"]["ratio"] = statistics.median(rates) / statistics.median(rival_rates[1:])
+        result["rival"]["ratio"] = rate / statistics.median(rival_rates[1:])
     if roofline:
-        result["roofline"] = _roofline(model, statistics.median(rates), threads)
+        result["roofline"] = _roofline(model, rate, threads)
     if depths:
         result["depths"] = _sweep(model, sorted(depths), generate, report)
     return result | {"peak_memory_bytes": peak_memory()}
+
+
+def _facts(model: Model, bundle: str | Path, threads: int | None) -> dict[str, Any]:
+    """What is measured, and on what."""
+    return {
+        "bundle": str(bundle),
+        "machine": machine(threads),
+        "bundle_bytes": sum(entry.bytes for entry in model.manifest.files.values()),
+        "state_bytes": model.manifest.state.nbytes,
+    }
+
+
+def _summary(runs: Sequence[tuple[float, NDArray[np.float64]]], prompt: int, generate: int) -> dict[str, Any]:
+    """Rates and latencies of the repetitions."""
+    prompts, generations = zip(*runs, strict=True)
+    return {
+        "prompt_tokens_per_second": spread([prompt / seconds for seconds in prompts]),
+        "generated_tokens_per_second": spread([generate / float(np.sum(times)) for times in generations]),
+        "latency_ms": _percentiles(np.concatenate(generations)),
+    }
 
 
 def parse_depths(text: str) -> list[int]:

@@ -9,7 +9,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,7 +19,7 @@ from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.errors import InputError, VerificationError, XlstmEdgeError
 from xlstm_edge_runtime.tune import tune_bundle
 
-from . import facade
+from . import facade, options
 from .bench import bench_bundle, parse_depths
 from .bench_report import bench_table, plot_depths
 from .demo import run_demo
@@ -47,45 +47,31 @@ BundleArgument = Annotated[Path, typer.Argument(help="Bundle folder.", metavar="
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, or a weights file with its config beside it.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.", metavar="BUNDLE")],
-    flavour: Annotated[
-        Literal["ort", "portable"] | None,
-        typer.Option(help="**ort** for onnxruntime (any chunk length), **portable** for other runtimes."),
-    ] = None,
-    chunk: Annotated[int | None, typer.Option(help="Most tokens of one call (ort); 64 if left out.")] = None,
-    quantize: Annotated[
-        Literal["int8", "int4", "mixed"] | None,
-        typer.Option(help="Integers for the large matrices; float32 if left out."),
-    ] = None,
-    method: Annotated[Literal["rtn", "gptq"] | None, typer.Option(help="**rtn** rounds, **gptq** calibrates.")] = None,
-    calibrate: Annotated[Path | None, typer.Option(help="Text that gptq and mixed learn from.", metavar="FILE")] = None,
-    group_size: Annotated[int | None, typer.Option(help="Weights that share a scale: 16 to 256.")] = None,
-    embedding_bits: Annotated[int | None, typer.Option(help="2, 4, 8 or 32 for the embedding.")] = None,
-    head_bits: Annotated[int | None, typer.Option(help="2, 4, 8 or 32 for the output head.")] = None,
-    keep: Annotated[
-        list[str] | None, typer.Option(help="Bits for tensors by name, e.g. 'blocks.0.*=8'.", metavar="PATTERN=BITS")
-    ] = None,
-    target_mb: Annotated[
-        float | None, typer.Option(help="Weights' size that mixed may spend, in million bytes.")
-    ] = None,
-    target_bpw: Annotated[float | None, typer.Option(help="The same in bits a weight.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="TOML file with these options.", metavar="FILE")] = None,
-    all_logits: Annotated[
-        bool | None, typer.Option("--all-logits", help="Return the logits of every token, not only the last.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    checkpoint: options.Checkpoint,
+    output: options.Output,
+    flavour: options.Flavour = None,
+    chunk: options.Chunk = None,
+    quantize: options.Quantize = None,
+    method: options.Method = None,
+    calibrate: options.Calibrate = None,
+    group_size: options.GroupSize = None,
+    embedding_bits: options.EmbeddingBits = None,
+    head_bits: options.HeadBits = None,
+    keep: options.Keep = None,
+    target_mb: options.TargetMB = None,
+    target_bpw: options.TargetBPW = None,
+    recipe: options.Recipe = None,
+    all_logits: options.AllLogits = None,
+    force: options.Force = False,
 ) -> None:
     """Export a trained checkpoint to a bundle.
 
     Example: `xlstm-edge export examples/shakespeare -o bundle --quantize int4`
     """
-    options = {
-        name: value for name, value in locals().items() if name not in ("checkpoint", "output", "recipe", "force")
-    }
-    options |= {"keep": _patterns(keep) if keep else None, "calibrate": str(calibrate) if calibrate else None}
+    given = {name: value for name, value in locals().items() if name not in ("checkpoint", "output", "recipe", "force")}
+    given |= {"keep": _patterns(keep) if keep else None, "calibrate": str(calibrate) if calibrate else None}
     with bars(err) as progress:
-        bundle = facade.export(checkpoint, output, recipe=recipe, force=force, progress=progress, **options)
+        bundle = facade.export(checkpoint, output, recipe=recipe, force=force, progress=progress, **given)
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     err.print(f"{bundle.path}: {bundle.manifest.model.parameters:,} parameters, {size:,} bytes", highlight=False)
 

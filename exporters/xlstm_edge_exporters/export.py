@@ -38,7 +38,7 @@ def export_checkpoint(
         ids = calibration_batch(read_ids(checkpoint, Path(recipe.calibrate)))
         if recipe.quantize == "mixed":
             plan = spend_budget(checkpoint, plan, ids, mb=recipe.target_mb, bpw=recipe.target_bpw, progress=progress)
-        if recipe.method == "gptq":
+        if recipe.chosen_method == "gptq":
             packed = quantize_with_gptq(checkpoint.spec, checkpoint.weights, plan, ids, progress=progress)
 
             def take(name: str, _matrix: FloatArray, _scheme: Scheme) -> Packed:

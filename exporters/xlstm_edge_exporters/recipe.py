@@ -21,6 +21,7 @@ from xlstm_edge_runtime.errors import InputError
 from .quantize.plan import PRESETS, QuantizeOptions
 
 LARGEST_CHUNK = 4096
+GPTQ_GROUP, RTN_GROUP = 256, {"int8": 128}
 KINDS: dict[str, type | tuple[type, ...]] = {
     "flavour": str,
     "chunk": int,
@@ -41,14 +42,15 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 class Recipe:
     """`quantize` None keeps float32; `mixed` needs `calibrate` and spends `target_mb` (or bits per weight) best.
 
-    `group_size` None means 32 for round-to-nearest and 64 for GPTQ, which holds the quality at the larger, faster group.
+    `method` None means gptq where there is a text to calibrate on, rtn (round to nearest) where there is none.
+    `group_size` None means 32 for rtn (128 for int8) and 256 for gptq, which holds the quality at the larger, faster group.
     """
 
     flavour: str = "ort"
     chunk: int = 64
     all_logits: bool = False
     quantize: str | None = None
-    method: str = "rtn"
+    method: str | None = None
     calibrate: str | None = None
     group_size: int | None = None
     embedding_bits: int | None = None
@@ -76,7 +78,7 @@ class Recipe:
         needs = self.method == "gptq" or self.quantize == "mixed"
         if needs and self.quantize is not None and self.calibrate is None:
             raise InputError(
-                f"expected a calibration text for {self.method} {self.quantize}, came none; pass --calibrate FILE"
+                f"expected a calibration text for {self.chosen_method} {self.quantize}, came none; pass --calibrate FILE"
             )
         if self.quantize is None and (self.calibrate or self.keep or self.head_bits or self.embedding_bits):
             raise InputError("expected --quantize with quantization options, came none; pass --quantize int4")
@@ -88,16 +90,23 @@ class Recipe:
         if len(targets) > 1 or any(not target > 0 for target in targets):
             raise InputError(f"expected one positive target, came {targets}; pass --target-mb or --target-bpw")
 
+    @property
+    def chosen_method(self) -> str:
+        """rtn or gptq."""
+        return self.method or ("rtn" if self.calibrate is None else "gptq")
+
     def quantize_options(self) -> QuantizeOptions:
         """Options of the plan; mixed precision starts from 4 bits."""
-        group = self.group_size if self.group_size is not None else 64 if self.method == "gptq" else 32
+        method = self.chosen_method
+        default = GPTQ_GROUP if method == "gptq" else RTN_GROUP.get(self.quantize or "", 32)
+        group = self.group_size if self.group_size is not None else default
         return QuantizeOptions(
             bits=PRESETS.get(self.quantize or "", 4),
             group=group,
             embedding_bits=self.embedding_bits,
             head_bits=self.head_bits,
             keep=self.keep,
-            method=self.method,
+            method=method,
         )
 
     def as_dict(self) -> dict[str, Any]:

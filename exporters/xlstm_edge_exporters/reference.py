@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .model import BlockModule, Model
+from .ops import Ops
 from .ops.reference import Reference
 from .ops.rounded import Rounded
 from .spec import ModelSpec
@@ -74,10 +75,17 @@ def initial_state(spec: ModelSpec, dtype: torch.dtype, batch: int = 1) -> dict[s
     return {name: torch.from_numpy(array).to(dtype) for name, array in spec.state_table().initial(batch).items()}
 
 
-def build(spec: ModelSpec, weights: Weights, dtype: torch.dtype = torch.float32, *, all_logits: bool = False) -> Model:
+def build(
+    spec: ModelSpec,
+    weights: Weights,
+    dtype: torch.dtype = torch.float32,
+    *,
+    ops: Ops | None = None,
+    all_logits: bool = False,
+) -> Model:
     """The whole canonical model with its weights, for models that fit into memory."""
     with torch.device("meta"):
-        model = Model(spec, Reference(), all_logits=all_logits)
+        model = Model(spec, ops or Reference(), all_logits=all_logits)
     materialize(model, weights, dtype)
     return model.eval()
 

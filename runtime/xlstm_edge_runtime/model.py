@@ -21,7 +21,8 @@ from .tokenizer import Tokenizer, load_tokenizer
 from .tune import FOLDER, GRAPH, read_tuning
 
 HASHED_AT_LOAD = 16 << 20  # larger files are hashed by verify: a start must not wait for gigabytes
-MICROSECONDS_TO_SPIN = "20"  # full speed on an idle machine, the best on a busy one
+SPIN = 20  # microseconds a thread waits busily for work: near full speed on an idle machine, the best on a busy one
+LONGEST_SPIN = 10_000
 TRIAL_CHUNK = 8
 ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
@@ -107,11 +108,14 @@ def load(
     threads: int | None = None,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     tuned: bool = True,
+    spin: int | None = None,
 ) -> Model:
     """Load a bundle folder: the weights once, for any number of sessions.
 
     `threads` None takes what `tune` found on this machine or leaves the choice to onnxruntime (the physical cores);
-    `tuned` False ignores a tuning. Raises BundleError if anything is wrong with the bundle, InputError for a bad option.
+    `tuned` False ignores a tuning. `spin` bounds how many microseconds a thread waits busily for its next piece of work
+    (None: as tuned, else 20): more is faster on an idle machine, slower on a busy one, and costs energy. Raises
+    BundleError if anything is wrong with the bundle, InputError for a bad option.
     """
     folder, manifest = Path(bundle), read_manifest(bundle)
     _check_version(manifest)
@@ -121,9 +125,9 @@ def load(
     tuning = read_tuning(folder, manifest) if tuned else None
     graph = folder / manifest.graph.file
     if tuning is not None:
-        threads = threads or tuning.threads
+        threads, spin = threads or tuning.threads, tuning.spin if spin is None else spin
         graph = folder / FOLDER / GRAPH if tuning.prepacked else graph
-    options = session_options(threads)
+    options = session_options(threads, SPIN if spin is None else spin)
     if unknown := [name for name in providers if name not in ort.get_available_providers()]:
         raise InputError(
             f"expected providers of {ort.get_available_providers()}, came {unknown}; install their onnxruntime"
@@ -138,7 +142,7 @@ def load(
     check_graph(inference, manifest)
     model = Model(folder, manifest, inference)
     model.chunk = manifest.graph.chunk if tuning is None else tuning.chunk
-    model.aliased = proven_aliases(model)
+    model.aliased = alias_candidates(model) if tuning is not None and tuning.in_place else proven_aliases(model)
     return model
 
 
@@ -147,15 +151,20 @@ def proven_aliases(model: Model) -> frozenset[str]:
 
     In place saves a copy of the state's traffic through memory a token. An sLSTM reads its last output after the new one
     could be there, so its tensors are never candidates. The trial runs single tokens and a chunk both ways and compares
-    every output and state bit by bit.
+    every output and state bit by bit; a tuning remembers its result.
     """
-    names = {row.name for row in model.manifest.state}
-    candidates = frozenset(name for name in names if f"{name.rpartition('.')[0]}.y" not in names)
+    candidates = alias_candidates(model)
     plain = _trial(model)
     model.aliased = candidates
     aliased = _trial(model)
     equal = all(np.array_equal(a, b) for a, b in zip(plain, aliased, strict=True))
     return candidates if equal else frozenset()
+
+
+def alias_candidates(model: Model) -> frozenset[str]:
+    """Every state tensor but those of sLSTM cells."""
+    names = {row.name for row in model.manifest.state}
+    return frozenset(name for name in names if f"{name.rpartition('.')[0]}.y" not in names)
 
 
 def _trial(model: Model) -> list[NDArray[np.float32]]:
@@ -170,8 +179,12 @@ def _trial(model: Model) -> list[NDArray[np.float32]]:
     return outputs + list(session.state.values())
 
 
-def session_options(threads: int | None) -> ort.SessionOptions:
+def session_options(threads: int | None, spin: int = SPIN) -> ort.SessionOptions:
     """Options of every session this project makes."""
+    if isinstance(spin, bool) or not isinstance(spin, int) or not 0 <= spin <= LONGEST_SPIN:
+        raise InputError(
+            f"expected spin from 0 to {LONGEST_SPIN} microseconds, came {spin!r}; leave it out for the default"
+        )
     options = ort.SessionOptions()
     if threads is not None:
         if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
@@ -179,7 +192,7 @@ def session_options(threads: int | None) -> ort.SessionOptions:
         options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.spin_duration_us", MICROSECONDS_TO_SPIN)
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin))
     return options
 
 

@@ -1,4 +1,5 @@
-"""Fit a bundle to the machine it is on, once: thread count, chunk size, and weights laid out for this CPU's kernels.
+"""Fit a bundle to the machine it is on, once: threads, how long they wait busily, chunk size, and weights as this CPU's
+kernels want them.
 
 The result lies in the bundle's `tuned/` folder, outside the manifest, and belongs to one CPU model, one onnxruntime and
 one graph: anywhere else it is ignored, and the bundle works as it was exported. Weights in the CPU's own layout are
@@ -11,7 +12,7 @@ import platform
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 FOLDER, RECORD, GRAPH = "tuned", "tuned.json", "model.onnx"
 CHUNKS = (16, 32, 64, 128, 256)
-STEPS, PROMPT, ROUNDS = 24, 256, 3
+SPINS = (20, 100, 500)  # microseconds; a longer wait must earn its energy
+WORTH = 1.02
+WARM, STEPS, PROMPT, ROUNDS = 4, 24, 256, 3
 Progress = Callable[[str, int, int], None]
 
 
@@ -37,8 +40,10 @@ class Tuning:
 
     key: str
     threads: int
+    spin: int
     chunk: int
     prepacked: bool
+    in_place: bool
     decode_per_second: float
     prefill_per_second: float
     files: dict[str, str]
@@ -68,7 +73,10 @@ def read_tuning(folder: Path, manifest: Manifest) -> Tuning | None:
     try:
         tuning = Tuning(**json.loads(path.read_text(encoding="utf-8")))
         usable = (
-            tuning.key == key_of(manifest) and 1 <= tuning.threads <= 1024 and 1 <= tuning.chunk <= manifest.graph.chunk
+            tuning.key == key_of(manifest)
+            and 1 <= tuning.threads <= 1024
+            and 0 <= tuning.spin <= max(SPINS)
+            and 1 <= tuning.chunk <= manifest.graph.chunk
         )
         sizes = all((folder / FOLDER / name).stat().st_size == int(size) for name, size in tuning.files.items())
     except (OSError, ValueError, TypeError, RecursionError):
@@ -84,55 +92,86 @@ def tune_bundle(folder: str | Path, *, progress: Progress | None = None) -> Tuni
     report = progress or _silent
     most = os.cpu_count() or 1
     candidates = sorted({1, 2, most // 2, most} & set(range(1, most + 1)))
-    rates = {}
-    for index, threads in enumerate(candidates):
-        model = load(folder, threads=threads, tuned=False)
-        rates[threads] = decode_rate(model)
-        report("threads", index + 1, len(candidates))
+    rates = _measure("threads", candidates, lambda n: load(folder, threads=n, tuned=False), decode_rate, report)
     threads = max(rates, key=lambda n: rates[n])
-    model = load(folder, threads=threads, tuned=False)
-    chunks = [size for size in CHUNKS if size < model.manifest.graph.chunk] + [model.manifest.graph.chunk]
-    speeds = {}
-    for index, size in enumerate(chunks):
+    spins = SPINS if threads > 1 else SPINS[:1]
+    rates = _measure("spin", spins, lambda n: load(folder, threads=threads, tuned=False, spin=n), decode_rate, report)
+    spin = min(n for n in rates if rates[n] * WORTH >= max(rates.values()))
+    model = load(folder, threads=threads, tuned=False, spin=spin)
+
+    def with_chunk(size: int) -> "Model":
         model.chunk = size
-        speeds[size] = prefill_rate(model)
-        report("chunk", index + 1, len(chunks))
+        return model
+
+    chunks = [size for size in CHUNKS if size < model.manifest.graph.chunk] + [model.manifest.graph.chunk]
+    speeds = _measure("chunk", chunks, with_chunk, prefill_rate, report)
     chunk = max(speeds, key=lambda n: speeds[n])
-    return _save(folder, model, threads, chunk, rates[threads], speeds[chunk])
+    return _save(folder, model, _Found(threads, spin, chunk, rates[spin], speeds[chunk]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    threads: int
+    spin: int
+    chunk: int
+    decode: float
+    prefill: float
+
+
+def _measure(
+    stage: str,
+    settings: Sequence[int],
+    make: "Callable[[int], Model]",
+    rate: "Callable[[Model], float]",
+    report: Progress,
+) -> dict[int, float]:
+    """Setting -> median rate; one model in memory at a time."""
+    rates = {}
+    for index, setting in enumerate(settings):
+        model = make(setting)
+        rates[setting] = statistics.median(rate(model) for _ in range(ROUNDS))
+        report(stage, index + 1, len(settings))
+    return rates
 
 
 def decode_rate(model: "Model") -> float:
-    """Tokens a second, the median of a few rounds."""
-    session = model.session()
-    tokens = _tokens(model, STEPS)
-    rates = []
-    for _ in range(ROUNDS + 1):
-        begin = time.perf_counter()
-        for token in tokens:
-            session.prefill(token[None])
-        rates.append(STEPS / (time.perf_counter() - begin))
-    return statistics.median(rates[1:])
+    """Tokens a second, after a few to warm up."""
+    session, tokens = model.session(), _tokens(model, STEPS)
+    for token in tokens[:WARM]:
+        session.prefill(token[None])
+    begin = time.perf_counter()
+    for token in tokens:
+        session.prefill(token[None])
+    return STEPS / (time.perf_counter() - begin)
 
 
 def prefill_rate(model: "Model") -> float:
-    """Prompt tokens a second, the median of a few rounds."""
-    session, prompt, rates = model.session(), _tokens(model, PROMPT), []
-    for _ in range(ROUNDS):
-        begin = time.perf_counter()
-        session.prefill(prompt)
-        rates.append(PROMPT / (time.perf_counter() - begin))
-    return statistics.median(rates)
+    """Prompt tokens a second."""
+    session, prompt = model.session(), _tokens(model, PROMPT)
+    begin = time.perf_counter()
+    session.prefill(prompt)
+    return PROMPT / (time.perf_counter() - begin)
 
 
-def _save(folder: Path, model: "Model", threads: int, chunk: int, decode: float, prefill: float) -> Tuning:
+def _save(folder: Path, model: "Model", found: _Found) -> Tuning:
     partial = folder / f".{FOLDER}.{os.getpid()}.partial"
     try:
         partial.mkdir()
         prepacked = bool(model.manifest.quantization.get("tensors"))
         if prepacked:  # float32 weights are mapped as they are
-            _save_prepacked(folder / model.manifest.graph.file, partial / GRAPH, threads)
+            _save_prepacked(folder / model.manifest.graph.file, partial / GRAPH, found.threads)
         files = {path.name: str(file_entry(path).bytes) for path in partial.iterdir()}
-        tuning = Tuning(key_of(model.manifest), threads, chunk, prepacked, decode, prefill, files)
+        tuning = Tuning(
+            key=key_of(model.manifest),
+            threads=found.threads,
+            spin=found.spin,
+            chunk=found.chunk,
+            prepacked=prepacked,
+            in_place=bool(model.aliased),
+            decode_per_second=found.decode,
+            prefill_per_second=found.prefill,
+            files=files,
+        )
         (partial / RECORD).write_text(json.dumps(asdict(tuning), indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
         partial.rename(folder / FOLDER)

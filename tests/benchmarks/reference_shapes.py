@@ -43,6 +43,7 @@ VARIANTS = {
     "int4-32": (4, 32),
     "int4-64": (4, 64),
     "int4-128": (4, 128),
+    "int4-256": (4, 256),
 }
 PEER = {"int4": "Q4_0", "int8": "Q8_0"}
 
@@ -162,7 +163,7 @@ def main() -> None:
     parser.add_argument("dir", type=Path)
     parser.add_argument("--llama", type=Path)
     parser.add_argument("--shapes", nargs="+", default=["S", "M"], choices=list(SHAPES))
-    parser.add_argument("--variants", nargs="+", default=["int4-32", "int4-64", "int8-128"], choices=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=["int4-32", "int4-256", "int8-128"], choices=list(VARIANTS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")

@@ -164,8 +164,13 @@ def _attend(
     """(q C, q n, new C, new n): gated linear attention with the gained value, and with the gain as value."""
     heads = C.shape[1]
     attention = {"update_rule": "gated", "q_num_heads": heads, "kv_num_heads": heads, "scale": C.shape[2] ** -0.5}
-    gained = merge_heads(split_heads(v, heads) * unsqueeze_last(gain))
+    gained = v * (gain @ _per_feature(heads, C.shape[3]))
     name = MS + "LinearAttention"
     h, C = emit_many(name, q, k, gained, C, decay, shapes=[v.shape, C.shape], **attention)
     d, n = emit_many(name, q, k, gain, n, decay, shapes=[gain.shape, n.shape], **attention)
     return h, d, C, n
+
+
+def _per_feature(heads: int, width: int) -> Tensor:
+    """(H, H*width) of ones and zeros: a product with it repeats a number per head for each of the head's features."""
+    return torch.tensor([[float(column // width == head) for column in range(heads * width)] for head in range(heads)])

@@ -15,6 +15,7 @@ from xlstm_edge_runtime.errors import InputError
 
 from ..checkpoints import Checkpoint
 from ..model import Model
+from ..ops.parallel import Parallel
 from ..reference import Progress, build, initial_state, no_progress
 from .plan import EMBEDDING, HEAD, matrix_shape, planned_bytes
 from .scheme import Scheme
@@ -59,7 +60,7 @@ def measure_costs(
     checkpoint: Checkpoint, plan: Mapping[str, Scheme], ids: NDArray[np.int64], *, progress: Progress = no_progress
 ) -> dict[str, float]:
     """Canonical name -> KL divergence (nats a token) when it alone is quantized; `ids` (S, T)."""
-    model = build(checkpoint.spec, checkpoint.weights, all_logits=True)
+    model = build(checkpoint.spec, checkpoint.weights, ops=Parallel(), all_logits=True)
     inputs, state = torch.from_numpy(ids), initial_state(checkpoint.spec, torch.float32, len(ids))
     expected, costs = _log_probabilities(model, inputs, state), {}
     parameters = dict(model.named_parameters())

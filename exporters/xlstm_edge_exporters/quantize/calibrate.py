@@ -1,11 +1,11 @@
-"""Run a calibration text through the model block by block, and quantize each block on what it sees.
+"""Run a calibration text through the model block by block, and quantize each matrix on what it sees.
 
-A block's inputs come from the blocks before it as they will be deployed: quantized. So later blocks learn to live with
-the errors of earlier ones. One block is in float in memory at a time, besides the integers already made.
+Two streams go side by side: one through the float model, one through the model as far as it is quantized. A matrix is
+rounded for the inputs it will really get, to the outputs it had in float, so later matrices make up for the errors of
+earlier ones. One block is in float in memory at a time, with its inputs, besides the integers already made.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,29 +15,50 @@ from torch import Tensor
 from xlstm_edge_runtime.errors import InputError
 
 from ..model import BlockModule, Model, add_norm
-from ..ops.reference import Reference
+from ..ops.parallel import Parallel
 from ..reference import Progress, initial_state, materialize, no_progress
 from ..spec import ModelSpec
 from ..weights import FloatArray, Weight, Weights
-from .gptq import gptq
+from .gptq import corrected, gptq
 from .plan import EMBEDDING, HEAD, Plan
 from .scheme import Packed
 from .sources import as_matrix, round_searched
 
-SEQUENCE, SEQUENCES = 128, 64  # tokens a sequence, sequences: 8,192 tokens
+SEQUENCE, SEQUENCES = 256, 64  # tokens a sequence, sequences: 16,384 tokens
 LEAST = 256  # tokens below which a calibration says little
+Stream = tuple[Tensor, Tensor | None]
 
 
-@dataclass
-class Recording(Reference):
-    """The reference, which also sums x x^T of every dense product's inputs, by the identity of the weight."""
+class Recording(Parallel):
+    """The reference, which also keeps the inputs (S, K) of each dense product, in order."""
 
-    sums: dict[int, Tensor] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.inputs: list[Tensor] = []
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Record, then compute."""
-        flat = x.reshape(-1, x.shape[-1])
-        self.sums[id(weight)] = self.sums.get(id(weight), torch.zeros(1)) + flat.T @ flat
+        self.inputs.append(x.reshape(-1, x.shape[-1]))
+        return super().linear(x, weight, bias)
+
+
+class Quantizing(Parallel):
+    """The reference, which quantizes each planned weight when its product is due, and goes on with the integers.
+
+    `wanted` are the inputs that the same products had in float; `names` gives the canonical name of a weight's identity.
+    """
+
+    def __init__(self, wanted: Sequence[Tensor], plan: Plan, names: Mapping[int, str]) -> None:
+        self.packed: dict[str, Packed] = {}
+        self._wanted, self._plan, self._names = iter(wanted), plan, names
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Quantize if planned, then compute."""
+        wanted, name = next(self._wanted), self._names[id(weight)]
+        if (scheme := self._plan.get(name)) is not None:
+            came = x.reshape(-1, x.shape[-1])
+            matrix = corrected(np.ascontiguousarray(weight.numpy().T), wanted, came)
+            self.packed[name] = gptq(matrix, came.T @ came, scheme)
+            weight.copy_(torch.from_numpy(scheme.dequantize(self.packed[name], matrix.shape[1])).T)
         return super().linear(x, weight, bias)
 
 
@@ -57,57 +78,79 @@ def quantize_with_gptq(
 ) -> dict[str, Packed]:
     """Canonical name -> integers and scales of every planned tensor; `ids` (S, T)."""
     packed: dict[str, Packed] = {}
-    if EMBEDDING in plan and not spec.tied:
-        packed[EMBEDDING] = round_searched(EMBEDDING, weights[EMBEDDING].load(), plan[EMBEDDING])
-    table = torch.from_numpy(np.array(weights[EMBEDDING].load()))
-    x, delta = table[torch.from_numpy(ids)], None
-    del table
+    exact = _embed(weights[EMBEDDING].load(), ids)
+    stream = exact
+    if EMBEDDING in plan:
+        packed[EMBEDDING] = _quantize_table(spec, weights, plan, exact)
+        stream = _embed(plan[EMBEDDING].dequantize(packed[EMBEDDING], spec.width), ids)
     for index in range(len(spec.blocks)):
-        x, delta = _quantize_block(spec, weights, plan, index, x, delta, packed)
+        exact, stream, made = _quantize_block(spec, weights, plan, index, exact, stream)
+        packed |= made
         progress("calibrate", index + 1, len(spec.blocks))
-    head = EMBEDDING if spec.tied else HEAD
-    if head in plan:
-        hidden = _final(spec, weights, x, delta)
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        packed[head] = gptq(weights[head].load(), flat.T @ flat, plan[head])
+    if HEAD in plan and not spec.tied:
+        wanted, came = (_final(spec, weights, s) for s in (exact, stream))
+        packed[HEAD] = gptq(corrected(weights[HEAD].load(), wanted, came), came.T @ came, plan[HEAD])
     return packed
 
 
+def _embed(table: FloatArray, ids: NDArray[np.int64]) -> Stream:
+    return torch.from_numpy(np.array(table))[torch.from_numpy(ids)], None
+
+
+def _quantize_table(spec: ModelSpec, weights: Weights, plan: Plan, stream: Stream) -> Packed:
+    """The embedding; where it is the head as well, an error counts as much looked up as multiplied."""
+    table = weights[EMBEDDING].load()
+    if not spec.tied:
+        return round_searched(EMBEDDING, table, plan[EMBEDDING])
+    for index in range(len(spec.blocks)):
+        stream = _run(spec, index, _block(spec, weights, index), Parallel(), stream)
+    hidden = _final(spec, weights, stream)
+    hessian = hidden.T @ hidden
+    hessian /= torch.diagonal(hessian).mean().clamp_min(1e-12)
+    return gptq(table, hessian + torch.eye(len(hessian)), plan[EMBEDDING])
+
+
 def _quantize_block(
-    spec: ModelSpec,
-    weights: Weights,
-    plan: Plan,
-    index: int,
-    x: Tensor,
-    delta: Tensor | None,
-    packed: dict[str, Packed],
-) -> tuple[Tensor, Tensor]:
-    """Observe the float block, round its matrices, run it again as it will be."""
-    prefix, ops = f"blocks.{index}.", Recording()
+    spec: ModelSpec, weights: Weights, plan: Plan, index: int, exact: Stream, stream: Stream
+) -> tuple[Stream, Stream, dict[str, Packed]]:
+    """Both streams after the block, and the integers of its matrices."""
+    block, recording = _block(spec, weights, index), Recording()
+    exact = _run(spec, index, block, recording, exact)
+    names = {id(parameter): f"blocks.{index}.{name}" for name, parameter in block.named_parameters()}
+    quantizing = Quantizing(recording.inputs, plan, names)
+    stream = _run(spec, index, block, quantizing, stream)
+    return exact, stream, quantizing.packed
+
+
+def _block(spec: ModelSpec, weights: Weights, index: int) -> BlockModule:
     with torch.device("meta"):
-        block = BlockModule(spec.blocks[index], spec.width, ops)
-    materialize(block, weights, torch.float32, prefix)
-    state = initial_state(spec, torch.float32, batch=len(x))
+        block = BlockModule(spec.blocks[index], spec.width, Parallel())
+    materialize(block, weights, torch.float32, f"blocks.{index}.")
+    return block
+
+
+def _run(spec: ModelSpec, index: int, block: BlockModule, ops: Parallel, stream: Stream) -> Stream:
+    """The stream after a block that computes with `ops`, from the zero state."""
+    prefix = f"blocks.{index}."
+    for module in block.modules():
+        if hasattr(module, "ops"):
+            module.ops = ops  # type: ignore[assignment]  # mypy sees nn.Module's catch-all attribute
+    state = initial_state(spec, torch.float32, batch=len(stream[0]))
     own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    block(x, delta, own)
-    for name, parameter in block.named_parameters():
-        if prefix + name in plan:
-            scheme, matrix = plan[prefix + name], np.ascontiguousarray(parameter.numpy().T)
-            packed[prefix + name] = gptq(matrix, ops.sums[id(parameter)], scheme)
-            parameter.copy_(torch.from_numpy(scheme.dequantize(packed[prefix + name], matrix.shape[1])).T)
-    x, delta, _ = block(x, delta, own)
+    x, delta, _ = block(*stream, own)
     return x, delta
 
 
-def _final(spec: ModelSpec, weights: Weights, x: Tensor, delta: Tensor | None) -> Tensor:
-    """What the head sees."""
+def _final(spec: ModelSpec, weights: Weights, stream: Stream) -> Tensor:
+    """What the head sees, (S, D)."""
+    x, delta = stream
     if spec.norm is None:
-        return x if delta is None else x + delta
+        return (x if delta is None else x + delta).flatten(0, 1)
     bare = ModelSpec(family=spec.family, width=spec.width, blocks=(), norm=spec.norm)
     with torch.device("meta"):
-        model = Model(bare, Reference())
+        model = Model(bare, Parallel())
     materialize(model, weights, torch.float32)
-    return add_norm(Reference(), x, delta, model.norm, spec.norm)[1]
+    return add_norm(Parallel(), x, delta, model.norm, spec.norm)[1].flatten(0, 1)
 
 
 def with_packed(weights: Weights, packed: Mapping[str, Packed], plan: Plan) -> Weights:

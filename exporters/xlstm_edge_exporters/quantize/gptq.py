@@ -1,7 +1,8 @@
 """GPTQ: round a matrix column by column, and let the columns not yet rounded make up for each error.
 
 Frantar et al., arXiv:2210.17323, with static groups (scales are fixed beforehand, so they need no zero points and stay in
-the layout that MatMulNBits reads) and the columns of largest activation first.
+the layout that MatMulNBits reads) and the columns of largest activation first. Before that the matrix may be moved to
+where it makes up for errors that its inputs already carry (Li et al., arXiv:2504.02692).
 """
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..weights import FloatArray
 from .scheme import Packed, Scheme
 
 DAMPING = 0.01  # of the mean of the Hessian's diagonal: keeps directions that the calibration never saw invertible
+CORRECTION_DAMPING = 0.1  # a correction is learnt from the calibration alone, so it is held back more
 BLOCK = 128
 
 
@@ -20,15 +22,25 @@ def gptq(matrix: FloatArray, hessian: Tensor, scheme: Scheme) -> Packed:
     columns = matrix.shape[1]
     scales = _scales(matrix, hessian, scheme)
     order = torch.argsort(torch.diagonal(hessian), descending=True)
-    column_scales = torch.from_numpy(scales).repeat_interleave(scheme.group, 1)[:, :columns][:, order]
-    weight = torch.from_numpy(np.array(matrix, np.float32))[:, order]
+    column_scales = torch.from_numpy(scales).T.repeat_interleave(scheme.group, 0)[:columns][order]
+    weight = torch.from_numpy(np.array(matrix.T, np.float32, order="C"))[order]
     integers = _round_columns(weight, _inverse_root(hessian, order), column_scales, scheme.half)
     restored = torch.empty_like(integers)
-    restored[:, order] = integers
+    restored[order] = integers
     # Padding columns hold the integer that means 0; they meet no input.
     padded = np.full((len(matrix), scheme.groups(columns) * scheme.group), scheme.half, np.uint8)
-    padded[:, :columns] = restored.numpy()
+    padded[:, :columns] = restored.numpy().T
     return scheme.pack(padded.reshape(len(matrix), -1, scheme.group), scales)
+
+
+def corrected(matrix: FloatArray, wanted: Tensor, came: Tensor) -> FloatArray:
+    """`matrix` (N, K) moved so that with inputs `came` (S, K) its outputs are nearest those it had with `wanted` (S, K)."""
+    hessian = (came.T @ came).to(torch.float64)
+    cross = ((wanted - came).T @ came).to(torch.float64)
+    moved = torch.linalg.solve(_damped(hessian, CORRECTION_DAMPING), cross.T).T  # (K, K): correction per unit of weight
+    original = torch.from_numpy(np.array(matrix, np.float32))
+    result: FloatArray = (original + original @ moved.to(torch.float32)).numpy()
+    return result
 
 
 def _scales(matrix: FloatArray, hessian: Tensor, scheme: Scheme) -> FloatArray:
@@ -39,26 +51,31 @@ def _scales(matrix: FloatArray, hessian: Tensor, scheme: Scheme) -> FloatArray:
 
 def _inverse_root(hessian: Tensor, order: Tensor) -> Tensor:
     """Upper Cholesky factor of the inverse of the damped Hessian, float32."""
-    h = hessian.to(torch.float64)[order][:, order]
-    mean = torch.diagonal(h).mean().clamp_min(1e-12)
-    h = h + torch.eye(len(h), dtype=h.dtype) * (DAMPING * mean)
+    h = _damped(hessian.to(torch.float64)[order][:, order], DAMPING)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
     root: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return root.to(torch.float32)
 
 
+def _damped(hessian: Tensor, share: float) -> Tensor:
+    mean = torch.diagonal(hessian).mean().clamp_min(1e-12)
+    return hessian + torch.eye(len(hessian), dtype=hessian.dtype) * (share * mean)
+
+
 def _round_columns(weight: Tensor, root: Tensor, scales: Tensor, half: int) -> Tensor:
-    """Integers (N, K) uint8; errors inside a block of columns spread at once, beyond it once a block."""
-    weight, columns = weight.clone(), weight.shape[1]
+    """Integers (K, N) uint8 of `weight` (K, N), whose rows are the matrix's columns and lie together in memory.
+
+    Errors inside a block of columns spread at once, beyond it once a block.
+    """
+    weight, columns = weight.clone(), len(weight)
     integers = torch.empty(weight.shape, dtype=torch.uint8)
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
-        errors = torch.empty(len(weight), end - start)
+        errors = torch.empty(end - start, weight.shape[1])
         for j in range(start, end):
-            q = torch.clamp(torch.round(weight[:, j] / scales[:, j]), -half, half - 1)
-            integers[:, j] = (q + half).to(torch.uint8)
-            error = (weight[:, j] - q * scales[:, j]) / root[j, j]
-            weight[:, j:end] -= error[:, None] * root[j, j:end]
-            errors[:, j - start] = error
-        weight[:, end:] -= errors @ root[start:end, end:]
+            q = torch.clamp(torch.round(weight[j] / scales[j]), -half, half - 1)
+            integers[j] = (q + half).to(torch.uint8)
+            errors[j - start] = (weight[j] - q * scales[j]) / root[j, j]
+            weight[j:end] -= root[j, j:end, None] * errors[j - start]
+        weight[end:] -= root[start:end, end:].T @ errors
     return integers

@@ -16,6 +16,7 @@ from ..weights import Weights
 from .scheme import BITS, Scheme
 
 KEEP_FLOAT = 32
+SMALLEST_FIT, LARGEST_TABLE_GROUP = 32, 128  # groups below 32 cost more speed than padding does
 DENSE = (
     "mixer.up.weight",
     "mixer.down.weight",
@@ -62,13 +63,26 @@ def make_plan(spec: ModelSpec, weights: Weights, options: QuantizeOptions) -> di
                 bits = wanted
                 matched.add(pattern)
         if bits is not None and bits != KEEP_FLOAT:
-            plan[name] = Scheme(bits, options.group)
+            plan[name] = Scheme(bits, fitting_group(name, weights[name].shape, options.group))
     if missed := sorted(options.keep.keys() - matched):
         names = ", ".join(sorted({name.split(".", 2)[-1] for name in weights if default_bits(name, spec, options)}))
         raise InputError(f"expected patterns that match quantized tensors ({names}), came {missed[0]!r}; correct it")
     if EMBEDDING in plan and spec.width % plan[EMBEDDING].group:  # a row of the table must be whole groups
         del plan[EMBEDDING]
     return plan
+
+
+def fitting_group(name: str, shape: Sequence[int], group: int) -> int:
+    """`group`, halved while the padding of a row's last group is more than a sixteenth of the row, or any in a table.
+
+    Embedding and head get at most `LARGEST_TABLE_GROUP`: nothing after them makes up for their error.
+    """
+    columns = matrix_shape(name, shape)[1]
+    allowed = 0 if name == EMBEDDING else columns // 16
+    group = min(group, LARGEST_TABLE_GROUP) if name in (EMBEDDING, HEAD) else group
+    while group > SMALLEST_FIT and -columns % group > allowed:
+        group //= 2
+    return group
 
 
 def default_bits(name: str, spec: ModelSpec, options: QuantizeOptions) -> int | None:
