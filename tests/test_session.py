@@ -155,3 +155,9 @@ def test_generation_streams_events_and_continues(model: xr.Model) -> None:
 def test_text_needs_a_tokenizer(model: xr.Model) -> None:
     with pytest.raises(xr.InputError, match="without"):
         next(model.stream("hello"))
+
+
+def test_mapped_weights_compute_the_same(model: xr.Model) -> None:
+    expected = model.session().prefill(range(40))
+    came = xr.load(model.folder, threads=1, mapped=True).session().prefill(range(40))
+    np.testing.assert_allclose(came, expected, atol=1e-5 * np.ptp(expected))

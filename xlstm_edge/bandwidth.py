@@ -1,5 +1,6 @@
 """The memory wall: how fast this machine reads, and how much a token must read."""
 
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,20 +9,25 @@ import numpy as np
 from xlstm_edge_runtime import Model
 
 SIZE = 64 << 20  # float32 values: 256 MB, beyond any cache
-ROUNDS = 5
+PASSES = 4
 
 
-def read_bandwidth(threads: int) -> float:
-    """Bytes a second that `threads` threads read from memory at best, measured with dot products over a large array."""
-    data = np.ones(SIZE, np.float32)
-    parts = np.array_split(data, threads)
-    best = 0.0
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(ROUNDS):
-            begin = time.perf_counter()
-            list(pool.map(lambda part: float(np.dot(part, part)), parts))
-            best = max(best, data.nbytes / (time.perf_counter() - begin))
-    return best
+class ReadProbe:
+    """How fast `threads` threads read from memory now: dot products over a large array, each thread its own part."""
+
+    def __init__(self, threads: int) -> None:
+        data = np.ones(SIZE, np.float32)
+        self._bytes, self._parts = data.nbytes, np.array_split(data, threads)
+
+    def measure(self) -> float:
+        """Bytes a second, the median of a few passes; memory speed drifts, so measure beside what it is compared with."""
+        rates = []
+        with ThreadPoolExecutor(len(self._parts)) as pool:
+            for _ in range(PASSES):
+                begin = time.perf_counter()
+                list(pool.map(lambda part: float(np.dot(part, part)), self._parts))
+                rates.append(self._bytes / (time.perf_counter() - begin))
+        return statistics.median(rates)
 
 
 def bytes_per_token(model: Model) -> int:

@@ -20,7 +20,7 @@ from xlstm_edge_runtime import Model, Session, __version__, load
 from xlstm_edge_runtime.errors import InputError
 
 from . import facade
-from .bandwidth import bytes_per_token, read_bandwidth
+from .bandwidth import ReadProbe, bytes_per_token
 from .report import peak_memory, resident_memory
 
 Progress = Callable[[str, int, int], None]
@@ -48,11 +48,14 @@ def bench_bundle(
     model = load(bundle, threads=threads)
     load_seconds = time.perf_counter() - begin
     rival = _rival(model, against, compare, threads)
-    runs, rival_rates = [], []
+    runs, rival_rates, bandwidths = [], [], []
+    probe = ReadProbe(threads or os.cpu_count() or 1) if roofline else None
     for index in range(repeat + 1):
         runs.append(_run(model, prompt, generate))
         if rival is not None:
             rival_rates.append(rival(generate))
+        if probe is not None:
+            bandwidths.append(probe.measure())
         report("bench", index, repeat)
     result = _facts(model, bundle, threads) | {"load_seconds": load_seconds, "repeat": repeat}
     result |= {"prompt_tokens": prompt, "generated_tokens": generate, **_summary(runs[1:], prompt, generate)}
@@ -60,8 +63,8 @@ def bench_bundle(
     if rival is not None:
         result["rival"] = {"name": str(against or compare), "generated_tokens_per_second": spread(rival_rates[1:])}
         result["rival"]["ratio"] = rate / statistics.median(rival_rates[1:])
-    if roofline:
-        result["roofline"] = _roofline(model, rate, threads)
+    if bandwidths:
+        result["roofline"] = _roofline(model, rate, statistics.median(bandwidths[1:]))
     if depths:
         result["depths"] = _sweep(model, sorted(depths), generate, report)
     return result | {"peak_memory_bytes": peak_memory()}
@@ -181,8 +184,8 @@ def _rival(
     return official_rate(Path(compare), threads)
 
 
-def _roofline(model: Model, rate: float, threads: int | None) -> dict[str, float]:
-    bandwidth, needed = read_bandwidth(threads or os.cpu_count() or 1), bytes_per_token(model)
+def _roofline(model: Model, rate: float, bandwidth: float) -> dict[str, float]:
+    needed = bytes_per_token(model)
     return {
         "read_bandwidth_bytes_per_second": bandwidth,
         "bytes_per_token": needed,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xlstm_edge_runtime import Model, Session, load
 from xlstm_edge_runtime.errors import InputError
-from xlstm_edge_runtime.manifest import MANIFEST
+from xlstm_edge_runtime.manifest import MANIFEST, read_manifest
 
 from . import facade
 from .report import figure, human
@@ -38,6 +38,8 @@ def evaluate(
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """One result a bundle, measured on the first `tokens` tokens of a text file against a bundle or a checkpoint."""
+    for bundle in bundles:  # one that is missing is said before minutes of work on the others
+        read_manifest(bundle)
     with _reference(against, threads) as reference:
         ids = _read_ids(reference, Path(text), tokens)
         results = []

@@ -109,13 +109,16 @@ def load(
     providers: Sequence[str] = ("CPUExecutionProvider",),
     tuned: bool = True,
     spin: int | None = None,
+    mapped: bool = False,
 ) -> Model:
     """Load a bundle folder: the weights once, for any number of sessions.
 
     `threads` None takes what `tune` found on this machine or leaves the choice to onnxruntime (the physical cores);
     `tuned` False ignores a tuning. `spin` bounds how many microseconds a thread waits busily for its next piece of work
-    (None: as tuned, else 20): more is faster on an idle machine, slower on a busy one, and costs energy. Raises
-    BundleError if anything is wrong with the bundle, InputError for a bad option.
+    (None: as tuned, else 20): more is faster on an idle machine, slower on a busy one, and costs energy. `mapped` leaves
+    float32 weights in the file, from where they are read as needed: a start in a fraction of the time and memory that the
+    system can take back, for slower decoding; quantized weights ignore it. Raises BundleError if anything is wrong with
+    the bundle, InputError for a bad option.
     """
     folder, manifest = Path(bundle), read_manifest(bundle)
     _check_version(manifest)
@@ -128,22 +131,30 @@ def load(
         threads, spin = threads or tuning.threads, tuning.spin if spin is None else spin
         graph = folder / FOLDER / GRAPH if tuning.prepacked else graph
     options = session_options(threads, SPIN if spin is None else spin)
-    if unknown := [name for name in providers if name not in ort.get_available_providers()]:
-        raise InputError(
-            f"expected providers of {ort.get_available_providers()}, came {unknown}; install their onnxruntime"
-        )
-    try:
-        inference = ort.InferenceSession(str(graph), options, providers=list(providers))
-    except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        reason = " ".join(str(error).split())[:160]
-        raise BundleError(
-            f"expected a graph that onnxruntime {ort.__version__} loads, came: {reason}; export again"
-        ) from error
+    if mapped and not manifest.quantization.get(
+        "tensors"
+    ):  # quantized kernels are 50 times slower on weights as stored
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    inference = _open_graph(graph, options, providers)
     check_graph(inference, manifest)
     model = Model(folder, manifest, inference)
     model.chunk = manifest.graph.chunk if tuning is None else tuning.chunk
     model.aliased = alias_candidates(model) if tuning is not None and tuning.in_place else proven_aliases(model)
     return model
+
+
+def _open_graph(graph: Path, options: ort.SessionOptions, providers: Sequence[str]) -> ort.InferenceSession:
+    if unknown := [name for name in providers if name not in ort.get_available_providers()]:
+        raise InputError(
+            f"expected providers of {ort.get_available_providers()}, came {unknown}; install their onnxruntime"
+        )
+    try:
+        return ort.InferenceSession(str(graph), options, providers=list(providers))
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        reason = " ".join(str(error).split())[:160]
+        raise BundleError(
+            f"expected a graph that onnxruntime {ort.__version__} loads, came: {reason}; export again"
+        ) from error
 
 
 def proven_aliases(model: Model) -> frozenset[str]:

@@ -3,6 +3,7 @@
     python tests/benchmarks/reference_shapes.py DIR                         # build bundles in DIR, measure, print a table
     python tests/benchmarks/reference_shapes.py DIR --llama LLAMA_DIR       # alternate with llama-bench
     python tests/benchmarks/reference_shapes.py DIR --shapes S --variants int4-64 --threads 1
+    python tests/benchmarks/reference_shapes.py DIR --shapes S M --checkpoints    # write checkpoints for bench --compare
 
 LLAMA_DIR holds build/bin/llama-bench and S-Q4_0.gguf, M-Q4_0.gguf, M-Q8_0.gguf: Llama-shaped models of the sizes of S and M.
 
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,27 @@ def build(folder: Path, shape: str, variant: str) -> Path:
     return out
 
 
+def write_checkpoint(folder: Path, shape: str) -> Path:
+    """A checkpoint of shape S or M as the official package writes it, freshly initialized."""
+    import torch
+    import yaml
+    from safetensors.torch import save_file
+    from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
+
+    from xlstm_edge_exporters.official import NATIVE
+
+    out, spec = folder / f"{shape}-checkpoint", SHAPES[shape]()
+    heads, ffn, vocab = spec.blocks[0].mixer.heads, spec.blocks[0].ffn, spec.vocab_size
+    assert ffn is not None and vocab is not None
+    torch.manual_seed(0)
+    sizes = {"embedding_dim": spec.width, "num_heads": heads, "num_blocks": len(spec.blocks), "vocab_size": vocab}
+    config = xLSTMLargeConfig(**sizes, ffn_proj_factor=ffn.width / spec.width, **NATIVE)
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(xLSTMLarge(config).state_dict(), out / "model.safetensors")
+    (out / "config.yaml").write_text(yaml.safe_dump(asdict(config)))
+    return out
+
+
 def decode(model: Model, count: int) -> float:
     """Tokens a second of a greedy loop."""
     import time
@@ -167,8 +190,13 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--checkpoints", action="store_true", help="write checkpoints of S and M and stop")
     args = parser.parse_args()
     args.dir.mkdir(parents=True, exist_ok=True)
+    if args.checkpoints:
+        for shape in args.shapes:
+            sys.stdout.write(f"{write_checkpoint(args.dir, shape)}\n")
+        return
     where = machine(None)
     sys.stdout.write(f"{where['cpu']}, {where['cores']} cores, onnxruntime {where['onnxruntime']}\n")
     for shape in args.shapes:
