@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 LEAST = 32
+MARKERS = "os^vD<>P"
 
 
 def evaluate(
@@ -83,14 +84,12 @@ def plot(results: Sequence[dict[str, Any]], path: str | Path) -> None:
     """Size against KL divergence, one point a bundle, as PNG."""
     picture = figure(7, 4.5)
     axes = picture.add_subplot()
-    for r in sorted(results, key=lambda r: r["bytes"]):
-        axes.plot(r["bytes"] / 1e6, max(r["kl_mean"], 1e-7), "o", markersize=8)
+    for index, r in enumerate(sorted(results, key=lambda r: -r["kl_mean"])):  # the legend in the order of the points
         label = f"{Path(r['bundle']).name}  ({r['perplexity_change']:+.2%} perplexity)"
-        axes.annotate(
-            label, (r["bytes"] / 1e6, max(r["kl_mean"], 1e-7)), xytext=(8, 4), textcoords="offset points", fontsize=8
-        )
+        axes.plot(r["bytes"] / 1e6, max(r["kl_mean"], 1e-7), MARKERS[index % len(MARKERS)], markersize=9, label=label)
+    axes.legend(fontsize=8)
     axes.set(xlabel="bundle, MB", ylabel="KL divergence from float32, nats a token", yscale="log")
-    axes.margins(x=0.35, y=0.15)
+    axes.margins(x=0.1, y=0.15)
     axes.grid(alpha=0.3)
     picture.savefig(str(path), dpi=130, format="png")
 

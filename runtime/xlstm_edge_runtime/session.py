@@ -30,10 +30,10 @@ class Session:
 
     def __init__(self, model: "Model") -> None:
         self._model = model
-        table = model.manifest.state
-        first, second = table.initial(), table.initial()
+        first = model.manifest.state.initial()
         # Where the graph was seen to write its new state over the old one safely, both sets share one buffer.
-        self._sets = (first, second | {name: first[name] for name in model.aliased})
+        second = {name: array if name in model.aliased else array.copy() for name, array in first.items()}
+        self._sets = (first, second)
         self._current = 0
         self._tokens = 0
         self._steps: list[_Bound | None] = [None, None]

@@ -4,6 +4,7 @@
     python tests/benchmarks/reference_shapes.py DIR --llama LLAMA_DIR       # alternate with llama-bench
     python tests/benchmarks/reference_shapes.py DIR --shapes S --variants int4-64 --threads 1
     python tests/benchmarks/reference_shapes.py DIR --shapes S M --checkpoints    # write checkpoints for bench --compare
+    python tests/benchmarks/reference_shapes.py DIR --shapes S V --nodes          # nodes a block of both lowerings
 
 LLAMA_DIR holds build/bin/llama-bench and S-Q4_0.gguf, M-Q4_0.gguf, M-Q8_0.gguf: Llama-shaped models of the sizes of S and M.
 
@@ -17,11 +18,11 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +34,10 @@ from xlstm_edge_exporters.quantize.plan import QuantizeOptions, make_plan
 from xlstm_edge_exporters.quantize.sources import round_to_nearest
 from xlstm_edge_exporters.reference import iterate_names
 from xlstm_edge_exporters.spec import MLSTM, SLSTM, Block, FeedForward, ModelSpec, Norm, UpMLSTM
-from xlstm_edge_exporters.trace import GraphOptions
+from xlstm_edge_exporters.trace import GraphOptions, trace
 from xlstm_edge_exporters.weights import Weight
 from xlstm_edge_runtime import Model, load
+from xlstm_edge_runtime.tune import tune_bundle
 
 RMS, LAYER = Norm(kind="rms", eps=1e-6), Norm(kind="layer", eps=1e-5)
 VARIANTS = {
@@ -105,6 +107,13 @@ def build(folder: Path, shape: str, variant: str) -> Path:
     return out
 
 
+def nodes_a_block(shape: str, flavour: Literal["ort", "portable"]) -> float:
+    """Nodes of the traced graph over blocks: standard operators one by one (portable), or fused ones (ort)."""
+    spec = SHAPES[shape]()
+    graph = trace(spec, GraphOptions(flavour=flavour, chunk=64 if flavour == "ort" else 1)).graph
+    return sum(1 for _ in graph.all_nodes()) / len(spec.blocks)
+
+
 def write_checkpoint(folder: Path, shape: str) -> Path:
     """A checkpoint of shape S or M as the official package writes it, freshly initialized."""
     import torch
@@ -126,12 +135,12 @@ def write_checkpoint(folder: Path, shape: str) -> Path:
     return out
 
 
-def decode(model: Model, count: int) -> float:
-    """Tokens a second of a greedy loop."""
+def decode(model: Model, count: int, depth: int = 3) -> float:
+    """Tokens a second of a greedy loop after `depth` tokens."""
     import time
 
     session = model.session()
-    output = session.prefill([1, 2, 3])
+    output = session.prefill(np.arange(1, depth + 1) % model.output_width)
     begin = time.perf_counter()
     for _ in range(count):
         output = session.step(int(output.argmax()))
@@ -159,7 +168,9 @@ def llama(folder: Path, shape: str, variant: str, threads: int, *options: object
     return float(json.loads(done.stdout)[0]["avg_ts"])
 
 
-def measure(path: Path, shape: str, variant: str, threads: int, rounds: int, peer: Path | None) -> list[dict[str, Any]]:
+def measure(
+    path: Path, shape: str, variant: str, threads: int, rounds: int, peer: Path | None, depths: Sequence[int] = ()
+) -> list[dict[str, Any]]:
     """Alternate ours and theirs; medians."""
     model = load(path, threads=threads)
     count = 200 if shape == "S" else 48
@@ -167,6 +178,8 @@ def measure(path: Path, shape: str, variant: str, threads: int, rounds: int, pee
         "decode": (partial(decode, model, count), ("-p", 0, "-n", count)),
         "prompt 512": (partial(prefill, model, 512), ("-p", 512, "-n", 0)),
     }
+    for depth in depths:
+        jobs[f"at {depth:,}"] = (partial(decode, model, count, depth), ("-p", 0, "-n", count, "-d", depth))
     rows = []
     for name, (ours, options) in jobs.items():
         ours()
@@ -190,9 +203,17 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--depths", nargs="*", type=int, default=[], help="decode also after this many tokens")
+    parser.add_argument("--tune", action="store_true", help="tune each bundle first, as a user would on a device")
+    parser.add_argument("--nodes", action="store_true", help="print nodes a block and stop")
     parser.add_argument("--checkpoints", action="store_true", help="write checkpoints of S and M and stop")
     args = parser.parse_args()
     args.dir.mkdir(parents=True, exist_ok=True)
+    if args.nodes:
+        for shape in args.shapes:
+            counts = {flavour: nodes_a_block(shape, flavour) for flavour in ("portable", "ort")}
+            sys.stdout.write(f"{shape} " + ", ".join(f"{f} {n:.1f} nodes a block" for f, n in counts.items()) + "\n")
+        return
     if args.checkpoints:
         for shape in args.shapes:
             sys.stdout.write(f"{write_checkpoint(args.dir, shape)}\n")
@@ -202,8 +223,10 @@ def main() -> None:
     for shape in args.shapes:
         for variant in args.variants:
             path = build(args.dir, shape, variant)
+            if args.tune:
+                tune_bundle(path)
             for threads in args.threads:
-                for row in measure(path, shape, variant, threads, args.rounds, args.llama):
+                for row in measure(path, shape, variant, threads, args.rounds, args.llama, args.depths):
                     theirs = row.get("llama.cpp")
                     ratio = f"llama.cpp {theirs:8.1f}  ratio {row['ours'] / theirs:.2f}" if theirs else ""
                     line = (
