@@ -1,4 +1,4 @@
-"""Put a trained xLSTM on a device: the whole job in five verbs.
+"""Put a trained xLSTM on a device: the whole job in four verbs.
 
     import xlstm_edge
 
@@ -6,7 +6,6 @@
     xlstm_edge.verify("bundle", against="checkpoint")
     xlstm_edge.inspect("bundle")
     model = xlstm_edge.load("bundle")            # the runtime's own load; see xlstm_edge_runtime
-    xlstm_edge.bench("bundle")
 
 Importing this loads numpy and onnxruntime only; torch comes in when `export` or `verify(against=...)` needs it.
 """

@@ -7,6 +7,9 @@ def main() -> None:
     """Run the command line; its packages are an extra, so that a device can do without."""
     try:
         from .cli import run_cli  # noqa: PLC0415  # the extra may be missing
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise

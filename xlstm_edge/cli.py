@@ -25,7 +25,7 @@ from .bench_report import bench_table, plot_depths
 from .demo import run_demo
 from .evaluate import evaluate, evaluate_table, plot
 from .progress import bars
-from .report import facts_table, state_table
+from .report import check_plot_path, facts_table, state_table
 from .run import RunRequest, read_prompt, run_bundle
 
 app = typer.Typer(
@@ -182,6 +182,7 @@ def bench(
 
     Example: `xlstm-edge bench bundle --threads 1 --prompt 512 --generate 128`
     """
+    check_plot_path(plot_file)
     with bars(err) as progress:
         result = bench_bundle(
             bundle,
@@ -237,6 +238,7 @@ def evaluate_command(
 
     Example: `xlstm-edge eval int8 int4 --against examples/shakespeare --text examples/shakespeare/heldout.txt`
     """
+    check_plot_path(plot_file)
     with bars(err) as progress:
         results = evaluate(bundles, against=against, text=text, tokens=tokens, threads=threads, progress=progress)
     if plot_file is not None:

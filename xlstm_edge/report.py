@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xlstm_edge_runtime.errors import DependencyError
+from xlstm_edge_runtime.errors import DependencyError, InputError
 from xlstm_edge_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -116,6 +116,15 @@ def human(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} GB"
+
+
+def check_plot_path(path: Path | None) -> None:
+    """Before minutes of measuring: InputError unless a PNG can be written there, DependencyError without matplotlib."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".png" or not path.parent.is_dir() or path.is_dir():
+        raise InputError(f"expected a plot file FILE.png in a folder that exists, came {path}; choose another")
+    figure(1, 1)
 
 
 def figure(width: float, height: float) -> Any:

@@ -80,7 +80,8 @@ class Recipe:
             raise InputError(
                 f"expected a calibration text for {self.chosen_method} {self.quantize}, came none; pass --calibrate FILE"
             )
-        if self.quantize is None and (self.calibrate or self.keep or self.head_bits or self.embedding_bits):
+        given = (self.calibrate, self.keep, self.head_bits, self.embedding_bits, self.method, self.group_size)
+        if self.quantize is None and any(given):
             raise InputError("expected --quantize with quantization options, came none; pass --quantize int4")
         targets = [target for target in (self.target_mb, self.target_bpw) if target is not None]
         if targets and self.quantize != "mixed":

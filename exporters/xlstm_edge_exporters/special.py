@@ -1,12 +1,14 @@
 """Tokenizer, special tokens and sampling defaults of a checkpoint, from the files that trainers leave beside it."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlstm_edge_runtime.errors import CheckpointError
+from xlstm_edge_runtime.errors import CheckpointError, InputError
 from xlstm_edge_runtime.manifest import SpecialTokens, TokenizerInfo
+from xlstm_edge_runtime.sampling import SamplingOptions
 from xlstm_edge_runtime.tokenizer import kind_of, load_tokenizer
 
 from .checkpoints import Checkpoint
@@ -39,13 +41,18 @@ def text_side(checkpoint: Checkpoint) -> TextSide:
     if file is None:
         kind = "byte" if vocab == BYTE_VOCABULARY else "none"
         return TextSide(TokenizerInfo(kind=kind), None, _special(settings, {}, vocab), _sampling(settings[0]))  # type: ignore[arg-type]
-    kind = kind_of(file)
-    size = load_tokenizer(kind, file).vocab_size
+    try:
+        kind, ids = kind_of(file), _token_ids(file)
+        size = load_tokenizer(kind, file).vocab_size
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"expected {file.name} to be a tokenizer, came other JSON; use the model's own"
+        ) from error
     if size > vocab:
         raise CheckpointError(
             f"expected a tokenizer of at most {vocab} tokens, came {size} in {file.name}; use the model's own"
         )
-    special = _special(settings, _token_ids(file), vocab)
+    special = _special(settings, ids, vocab)
     return TextSide(TokenizerInfo(kind=kind, file=TOKENIZER), file, special, _sampling(settings[0]))
 
 
@@ -104,8 +111,13 @@ def _token(settings: list[dict[str, Any]], kind: str, ids: dict[str, int], vocab
 def _sampling(generation: dict[str, Any]) -> dict[str, Any]:
     if generation.get("do_sample") is not True:
         return {}
-    return {
+    values = {
         key: kind(generation[key])
         for key, kind in SAMPLING_KEYS.items()
-        if isinstance(generation.get(key), (int, float))
+        if isinstance(generation.get(key), (int, float)) and math.isfinite(generation[key])
     }
+    try:
+        SamplingOptions.from_mapping(values)
+    except InputError as error:
+        raise CheckpointError(f"in generation_config.json: {error}") from error
+    return values

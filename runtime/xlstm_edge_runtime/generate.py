@@ -4,10 +4,13 @@ The invariant that makes sessions reusable: whatever ends a generation (its leng
 that walks away), every token that was emitted has been fed to the session exactly once, and nothing else has.
 """
 
+import operator
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from .errors import InputError
 from .sampling import Logits, Sampler, SamplingOptions
@@ -88,10 +91,14 @@ def generate(
     before anything is fed.
     """
     for name, value in (("max_tokens", max_tokens), ("min_tokens", min_tokens)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
             raise InputError(f"expected {name} as an integer of 0 or more, came {value!r}; correct it")
+    try:
+        ids = frozenset(operator.index(token) for token in stop_ids)
+    except TypeError as error:
+        raise InputError(f"expected stop_ids as a collection of ids, came {stop_ids!r:.60}; correct it") from error
     options = SamplingOptions.from_mapping(sampling)
-    return _generate(session, prompt, max_tokens, min_tokens, frozenset(stop_ids), cancel or _never, options)
+    return _generate(session, prompt, int(max_tokens), int(min_tokens), ids, cancel or _never, options)
 
 
 def _generate(
@@ -128,7 +135,7 @@ def _generate(
 def _without(logits: Logits, ids: frozenset[int]) -> Logits:
     """Logits with some ids impossible."""
     logits = logits.copy()
-    logits[list(ids)] = -float("inf")
+    logits[[token for token in ids if 0 <= token < len(logits)]] = -float("inf")
     return logits
 
 

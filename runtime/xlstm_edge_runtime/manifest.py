@@ -29,6 +29,8 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LARGEST_MANIFEST = 64 << 20
+LARGEST_INITIAL = 3e38  # what float32 holds
+LONGEST_PATH = 4000  # systems raise errors of their own for longer ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +167,11 @@ def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a bundle folder, every listed file checked to be there and of its stated size."""
     folder = Path(folder)
     path = folder / MANIFEST
-    if not path.is_file():
-        came = "a folder without one" if folder.is_dir() else "a file" if folder.exists() else "nothing"
-        raise BundleError(f"expected a bundle folder with {MANIFEST} at {folder}, came {came}; check the path")
+    if len(str(path)) > LONGEST_PATH or not path.is_file():
+        came = "a folder without one" if _is_dir(folder) else "nothing"
+        raise BundleError(
+            f"expected a bundle folder with {MANIFEST} at {str(folder)[:200]}, came {came}; check the path"
+        )
     if path.stat().st_size > LARGEST_MANIFEST:
         raise BundleError(
             f"expected {MANIFEST} under {LARGEST_MANIFEST} bytes, came {path.stat().st_size}; export again"
@@ -185,6 +189,10 @@ def read_manifest(folder: str | Path) -> Manifest:
                 f"expected {name} with {entry.bytes} bytes, came {size}; the file is damaged, copy it again"
             )
     return manifest
+
+
+def _is_dir(folder: Path) -> bool:
+    return len(str(folder)) <= LONGEST_PATH and folder.is_dir()
 
 
 def check_hash(folder: Path, name: str, entry: FileEntry) -> None:
@@ -283,7 +291,10 @@ def _state(reader: _Reader) -> StateTable:
     rows = []
     for index, item in enumerate(reader.get("tensors", list)):
         row = _Reader(item, f"{reader.where} tensors {index}")
-        spec = StateSpec(row.get("name", str), row.items("shape", int), float(row.get("initial", int, float)))
+        initial = row.get("initial", int, float)
+        if not abs(initial) < LARGEST_INITIAL:
+            raise BundleError("expected finite initial states, came another number; export the bundle again")
+        spec = StateSpec(row.get("name", str), row.items("shape", int), float(initial))
         if any(size < 1 for size in spec.shape):
             raise BundleError(
                 f"expected state {spec.name} with positive sizes, came {spec.shape}; export the bundle again"

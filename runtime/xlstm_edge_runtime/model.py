@@ -18,7 +18,7 @@ from .errors import BundleError, InputError
 from .manifest import Manifest, check_hash, read_manifest
 from .session import Session
 from .tokenizer import Tokenizer, load_tokenizer
-from .tune import FOLDER, GRAPH, read_tuning
+from .tune import FOLDER, GRAPH, Tuning, read_tuning
 
 HASHED_AT_LOAD = 16 << 20  # larger files are hashed by verify: a start must not wait for gigabytes
 SPIN = 20  # microseconds a thread waits busily for work: near full speed on an idle machine, the best on a busy one
@@ -51,6 +51,10 @@ class Model:
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt, with the model's bos token in front where it was trained so."""
+        try:
+            prompt.encode("utf-8")
+        except (AttributeError, UnicodeEncodeError) as error:
+            raise InputError(f"expected a prompt of whole characters, came {prompt!r:.60}; pass UTF-8 text") from error
         ids, special = self.tokenizer.encode(prompt), self.manifest.special_tokens
         return [special.bos, *ids] if special.add_bos and special.bos is not None else ids
 
@@ -120,22 +124,17 @@ def load(
     system can take back, for slower decoding; quantized weights ignore it. Raises BundleError if anything is wrong with
     the bundle, InputError for a bad option.
     """
+    if not isinstance(bundle, (str, Path)):
+        raise InputError(f"expected a bundle folder, came {bundle!r:.60}; pass its path")
     folder, manifest = Path(bundle), read_manifest(bundle)
     _check_version(manifest)
     for name, entry in manifest.files.items():
         if entry.bytes <= HASHED_AT_LOAD and name != f"{manifest.graph.file}.data":
             check_hash(folder, name, entry)
+    # Quantized kernels are 50 times slower on weights as they are stored.
+    mapped = mapped and not manifest.quantization.get("tensors")
     tuning = read_tuning(folder, manifest) if tuned else None
-    graph = folder / manifest.graph.file
-    if tuning is not None:
-        threads, spin = threads or tuning.threads, tuning.spin if spin is None else spin
-        graph = folder / FOLDER / GRAPH if tuning.prepacked else graph
-    options = session_options(threads, SPIN if spin is None else spin)
-    if mapped and not manifest.quantization.get(
-        "tensors"
-    ):  # quantized kernels are 50 times slower on weights as stored
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    inference = _open_graph(graph, options, providers)
+    inference, tuning = _start(folder / manifest.graph.file, tuning, (threads, spin, mapped), providers)
     check_graph(inference, manifest)
     model = Model(folder, manifest, inference)
     model.chunk = manifest.graph.chunk if tuning is None else tuning.chunk
@@ -143,10 +142,30 @@ def load(
     return model
 
 
+def _start(
+    graph: Path, tuning: Tuning | None, given: tuple[int | None, int | None, bool], providers: Sequence[str]
+) -> tuple[ort.InferenceSession, Tuning | None]:
+    """The graph opened as tuned or, without a tuning that works, as exported; and the tuning that holds.
+
+    `given`: threads, spin, mapped, as the caller of `load` wants them.
+    """
+    threads, spin, mapped = given
+    if tuning is not None:
+        options = session_options(threads or tuning.threads, tuning.spin if spin is None else spin, mapped=mapped)
+        if not tuning.prepacked:
+            return _open_graph(graph, options, providers), tuning
+        try:
+            return _open_graph(graph.parent / FOLDER / GRAPH, options, providers), tuning
+        except BundleError:  # a damaged tuning must not make a healthy bundle unusable
+            pass
+    return _open_graph(graph, session_options(threads, SPIN if spin is None else spin, mapped=mapped), providers), None
+
+
 def _open_graph(graph: Path, options: ort.SessionOptions, providers: Sequence[str]) -> ort.InferenceSession:
-    if unknown := [name for name in providers if name not in ort.get_available_providers()]:
+    unknown = [name for name in providers if name not in ort.get_available_providers()]
+    if unknown or not providers:
         raise InputError(
-            f"expected providers of {ort.get_available_providers()}, came {unknown}; install their onnxruntime"
+            f"expected providers of {ort.get_available_providers()}, came {unknown or 'none'}; install their onnxruntime"
         )
     try:
         return ort.InferenceSession(str(graph), options, providers=list(providers))
@@ -190,7 +209,7 @@ def _trial(model: Model) -> list[NDArray[np.float32]]:
     return outputs + list(session.state.values())
 
 
-def session_options(threads: int | None, spin: int = SPIN) -> ort.SessionOptions:
+def session_options(threads: int | None, spin: int = SPIN, *, mapped: bool = False) -> ort.SessionOptions:
     """Options of every session this project makes."""
     if isinstance(spin, bool) or not isinstance(spin, int) or not 0 <= spin <= LONGEST_SPIN:
         raise InputError(
@@ -204,6 +223,8 @@ def session_options(threads: int | None, spin: int = SPIN) -> ort.SessionOptions
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin))
+    if mapped:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
 
@@ -227,6 +248,10 @@ def check_graph(inference: ort.InferenceSession, manifest: Manifest) -> None:
             )
         if extra := [name for name in came if name not in wanted]:
             raise BundleError(f"expected only {kind}s of the state table, came {extra[0]}; export the bundle again")
+    width = manifest.model.vocab_size or manifest.model.width
+    result = next(node for node in inference.get_outputs() if node.name == manifest.graph.output)
+    if result.shape[-1] != width:
+        raise BundleError(f"expected {width} outputs as in the manifest, came {result.shape[-1]}; export again")
     shapes = {node.name: tuple(node.shape[1:]) for node in inference.get_inputs()}
     for row in manifest.state:
         if shapes[row.input_name] != row.shape:

@@ -159,7 +159,13 @@ def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.bool_]:
 
 def _fixed_bias(options: SamplingOptions, vocab_size: int) -> tuple[NDArray[np.int64], Logits] | None:
     """Ids and what to add to their logits, the same at every step."""
-    bias = {**{int(i): float(b) for i, b in options.logit_bias.items()}, **{int(i): -math.inf for i in options.banned}}
+    try:
+        bias = {int(i): float(b) for i, b in options.logit_bias.items()} | {int(i): -math.inf for i in options.banned}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"expected logit_bias as {{id: number}} and banned as ids, came {options.logit_bias!r:.40} and "
+            f"{options.banned!r:.40}; correct them"
+        ) from error
     if outside := [i for i in bias if not 0 <= i < vocab_size]:
         raise InputError(
             f"expected ids from 0 to {vocab_size - 1} in logit_bias and banned, came {outside[0]}; remove it"
@@ -170,10 +176,14 @@ def _fixed_bias(options: SamplingOptions, vocab_size: int) -> tuple[NDArray[np.i
 
 
 def _number(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float, np.floating, np.integer))
+        or not low <= value <= high
+    ):
         raise InputError(f"expected {name} from {low:g} to {high:g}, came {value!r}; correct it")
 
 
 def _integer(name: str, value: object, limit: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < limit:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < limit:
         raise InputError(f"expected {name} as an integer of 0 or more, came {value!r}; correct it")

@@ -20,6 +20,8 @@ VERSION = 1
 def write_snapshot(path: str | Path, state: State, *, source: str, tokens: int) -> None:
     """Save `state` with the hash of the checkpoint it belongs to and the number of tokens it has seen."""
     path = Path(path)
+    if path.is_dir():
+        raise StateError(f"expected a file name for the snapshot, came the folder {path}; choose another path")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     header = {"#version": np.int64(VERSION), "#tokens": np.int64(tokens), "#source": np.array(source)}
     try:
@@ -27,10 +29,9 @@ def write_snapshot(path: str | Path, state: State, *, source: str, tokens: int) 
         with partial.open("wb") as file:
             np.savez(file, **arrays)
         partial.replace(path)
-    except OSError as error:
-        raise StateError(
-            f"expected to write a snapshot to {path}, came {error.strerror}; choose another path"
-        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StateError(f"expected to write a snapshot to {path}, came {reason}; choose another path") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -42,14 +43,19 @@ def read_snapshot(path: str | Path, table: StateTable, *, source: str) -> tuple[
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise StateError(f"expected a snapshot at {path}, came nothing; check the path") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise StateError(f"expected {path} to be a snapshot, came a damaged or foreign file; save it again") from error
-    header = {name: arrays.pop(name, None) for name in ("#version", "#tokens", "#source")}
-    if header["#version"] is None or int(header["#version"]) != VERSION:
+    try:
+        version, tokens = int(arrays.pop("#version")), int(arrays.pop("#tokens"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateError(f"expected a snapshot at {path}, came a file without its header; save it again") from error
+    if version != VERSION or tokens < 0:
         raise StateError(f"expected a snapshot of version {VERSION} at {path}, came another file; save it again")
-    if str(header["#source"]) != source:
+    if str(arrays.pop("#source", "")) != source:
         raise StateError(
             f"expected a snapshot of this model's checkpoint, came {path} of another; load the matching bundle"
         )
     table.check(arrays)
-    return arrays, int(header["#tokens"] or 0)
+    if any(len(array) != 1 or not np.isfinite(array).all() for array in arrays.values()):
+        raise StateError(f"expected one finite state at {path}, came a batch, NaN or infinity; save it again")
+    return arrays, tokens

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from .errors import InputError
+from .errors import BundleError, InputError
 from .manifest import Manifest, file_entry
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Tuning:
     in_place: bool
     decode_per_second: float
     prefill_per_second: float
-    files: dict[str, str]
+    files: dict[str, dict[str, Any]]
 
 
 def cpu_key() -> str:
@@ -78,10 +78,17 @@ def read_tuning(folder: Path, manifest: Manifest) -> Tuning | None:
             and 0 <= tuning.spin <= max(SPINS)
             and 1 <= tuning.chunk <= manifest.graph.chunk
         )
-        sizes = all((folder / FOLDER / name).stat().st_size == int(size) for name, size in tuning.files.items())
-    except (OSError, ValueError, TypeError, RecursionError):
+        sizes = all((folder / FOLDER / name).stat().st_size == entry["bytes"] for name, entry in tuning.files.items())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return tuning if usable and sizes else None
+
+
+def check_tuning(folder: Path, tuning: Tuning) -> None:
+    """BundleError unless the tuned files hold what was written; `load` only looks at their sizes."""
+    for name, entry in tuning.files.items():
+        if asdict(file_entry(folder / FOLDER / name)) != entry:
+            raise BundleError(f"expected {FOLDER}/{name} as it was tuned, came other bytes; tune the bundle again")
 
 
 def tune_bundle(folder: str | Path, *, progress: Progress | None = None) -> Tuning:
@@ -160,7 +167,7 @@ def _save(folder: Path, model: "Model", found: _Found) -> Tuning:
         prepacked = bool(model.manifest.quantization.get("tensors"))
         if prepacked:  # float32 weights are mapped as they are
             _save_prepacked(folder / model.manifest.graph.file, partial / GRAPH, found.threads)
-        files = {path.name: str(file_entry(path).bytes) for path in partial.iterdir()}
+        files = {path.name: asdict(file_entry(path)) for path in partial.iterdir()}
         tuning = Tuning(
             key=key_of(model.manifest),
             threads=found.threads,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .errors import BundleError, InputError, VerificationError
 from .manifest import MANIFEST, Manifest, check_hash, read_manifest
 from .model import Model, load
+from .tune import check_tuning, read_tuning
 
 VECTORS = "vectors.json"
 
@@ -67,6 +68,10 @@ def _verify(folder: Path, threads: int | None) -> Iterator[Check]:
         check_hash(folder, name, entry)
     total = sum(entry.bytes for entry in manifest.files.values())
     yield Check("files", f"{len(manifest.files)} files, {total:,} bytes, all hashes right")
+    tuning = read_tuning(folder, manifest)
+    if tuning is not None:
+        check_tuning(folder, tuning)
+        yield Check("tuning", "made for this machine, all hashes right")
     model = load(folder, threads=threads)
     yield Check("graph", f"{len(manifest.state)} state tensors in and out, {manifest.state.nbytes:,} bytes a session")
     vectors = read_vectors(folder, manifest)
@@ -89,7 +94,7 @@ def read_vectors(folder: Path, manifest: Manifest) -> Vectors:
             )
             for check in document["checks"]
         )
-        vectors = Vectors(document["inputs"], expected, float(document["tolerance"]))
+        vectors = Vectors(list(document["inputs"]), expected, float(document["tolerance"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(
             f"expected test vectors in {VECTORS}, came something else; export the bundle again"

@@ -170,12 +170,16 @@ def _open_torch(path: Path) -> Iterator[tuple[str, Weight]]:
             f"expected {path.name} to hold a state dict, came {type(state).__name__}; save state_dict()"
         )
     for name, tensor in state.items():
-        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in TORCH_FLOATS:
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in TORCH_FLOATS or not _holds_data(tensor):
             kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise CheckpointError(
                 f"expected float tensors in {path.name}, came {name} as {kind}; save the model's state_dict()"
             )
         yield str(name), Weight(tuple(tensor.shape), partial(to_float32, tensor))
+
+
+def _holds_data(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_meta
 
 
 def _load_torch(path: Path) -> Any:

@@ -53,10 +53,10 @@ def _load(stored: Stored, config: Config, family: str, *, embedding: str, out_no
     count = 1 + max(int(match[1]) for name in stored.names if (match := BLOCK.match(name)))
     heads = stored.shape(_gate_name(stored), 2)[0] // (2 if _fused(stored) else 1)
     agree(config, "num_heads", heads)
-    if family == "B":
-        agree(config, "embedding_dim", width)
-        agree(config, "vocab_size", vocab)
-        agree(config, "num_blocks", count)
+    # transformers' own names for width and depth win where a Hugging Face file has both.
+    agree(config, "hidden_size" if family == "C" and "hidden_size" in config else "embedding_dim", width)
+    agree(config, "num_hidden_layers" if family == "C" and "num_hidden_layers" in config else "num_blocks", count)
+    agree(config, "vocab_size", vocab)
     bias, tied = flag(config, "use_bias", False), family == "C" and "lm_head.weight" not in stored
     expected: Shapes = {embedding: (vocab, width)}
     if not tied:

@@ -192,7 +192,7 @@ class _Block:
         if "feedforward" in block and block["feedforward"] is None:
             return None
         ffn = section(block, "feedforward") or {}
-        activation = ACTIVATIONS.get(ffn.get("act_fn", "gelu"))
+        activation = ACTIVATIONS.get(str(ffn.get("act_fn", "gelu")))
         if activation is None:
             raise CheckpointError(
                 f"expected act_fn one of {', '.join(ACTIVATIONS)}, came {ffn['act_fn']!r}; correct the config"
@@ -306,6 +306,10 @@ def _check_config(config: Config, kinds: dict[int, str], count: int, width: int)
         raise CheckpointError("expected an sLSTM without forward_clipval, came one with it; not supported")
     stated = config.get("slstm_at")
     if stated is not None:
+        if stated != "all" and not (isinstance(stated, list) and all(isinstance(i, int) for i in stated)):
+            raise CheckpointError(
+                f"expected slstm_at as a list of block numbers or all, came {stated!r:.60}; correct it"
+            )
         at = set(range(count)) if stated == "all" or mlstm is None else {i % count for i in stated}
         actual = {i for i, kind in kinds.items() if kind == "slstm"}
         if at != actual:

@@ -105,11 +105,11 @@ class Portable:
     def bounded_mlstm(
         self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The plain step without a stabilizer; sigmoid(f) as 1 - sigmoid(-f) would lose digits, so f is negated first."""
+        """The plain step without a stabilizer. A Sigmoid loses its digits where the decay is small and exp(i) large."""
         C, n = state
         _, heads, dk, dv = C.shape
         i, minus_f = split(gates, [heads, heads])
-        decay = reshape(torch.sigmoid(minus_f * -1.0), [1, heads, 1, 1], keep=0)
+        decay = reshape(torch.exp(_softplus(minus_f) * -1.0), [1, heads, 1, 1], keep=0)
         key = split_heads(k, heads).transpose(1, 2) * reshape(torch.exp(i), [1, heads, 1, 1], keep=0)
         column, row = reshape(key, [1, heads, dk, 1], keep=0), reshape(v, [1, heads, 1, dv], keep=0)
         C, n = decay * C + torch.matmul(column, row), decay * n + column

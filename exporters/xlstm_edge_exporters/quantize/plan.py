@@ -55,6 +55,8 @@ class QuantizeOptions:
 
 def make_plan(spec: ModelSpec, weights: Weights, options: QuantizeOptions) -> dict[str, Scheme]:
     """Canonical name -> scheme; names that are not in it stay float32. InputError for a pattern that matches nothing."""
+    if spec.vocab_size is None and (options.head_bits or options.embedding_bits):
+        raise InputError("expected a model with an embedding and a head, came a bare stack; leave their bits out")
     plan, matched = {}, set()
     for name in weights:
         bits = default_bits(name, spec, options)
@@ -68,6 +70,10 @@ def make_plan(spec: ModelSpec, weights: Weights, options: QuantizeOptions) -> di
         names = ", ".join(sorted({name.split(".", 2)[-1] for name in weights if default_bits(name, spec, options)}))
         raise InputError(f"expected patterns that match quantized tensors ({names}), came {missed[0]!r}; correct it")
     if EMBEDDING in plan and spec.width % plan[EMBEDDING].group:  # a row of the table must be whole groups
+        if options.embedding_bits:
+            raise InputError(
+                f"expected a width of whole groups for --embedding-bits, came {spec.width}; leave it out, it stays float32"
+            )
         del plan[EMBEDDING]
     return plan
 
