@@ -5,6 +5,7 @@
     python tests/benchmarks/reference_shapes.py DIR --shapes S --variants int4-64 --threads 1
     python tests/benchmarks/reference_shapes.py DIR --shapes S M --checkpoints    # write checkpoints for bench --compare
     python tests/benchmarks/reference_shapes.py DIR --shapes S V --nodes          # nodes a block of both lowerings
+    python tests/benchmarks/reference_shapes.py DIR --shapes S --python-share     # what Python adds to a step
 
 LLAMA_DIR holds build/bin/llama-bench and S-Q4_0.gguf, M-Q4_0.gguf, M-Q8_0.gguf: Llama-shaped models of the sizes of S and M.
 
@@ -114,6 +115,25 @@ def nodes_a_block(shape: str, flavour: Literal["ort", "portable"]) -> float:
     return sum(1 for _ in graph.all_nodes()) / len(spec.blocks)
 
 
+def python_share(model: Model, rounds: int = 10, count: int = 300) -> float:
+    """Microseconds that `Session.step` adds to the bare bound run inside it, medians of alternating rounds."""
+    import time
+
+    session = model.session()
+    session.step(1)
+    session.step(2)
+    bound = session._steps[session._current]
+    assert bound is not None
+    times: dict[str, list[float]] = {"step": [], "run": []}
+    for _ in range(rounds):
+        for name, call in (("step", partial(session.step, 5)), ("run", bound.run)):
+            for _ in range(count):
+                begin = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - begin)
+    return 1e6 * (statistics.median(times["step"]) - statistics.median(times["run"]))
+
+
 def write_checkpoint(folder: Path, shape: str) -> Path:
     """A checkpoint of shape S or M as the official package writes it, freshly initialized."""
     import torch
@@ -205,6 +225,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--depths", nargs="*", type=int, default=[], help="decode also after this many tokens")
     parser.add_argument("--tune", action="store_true", help="tune each bundle first, as a user would on a device")
+    parser.add_argument("--python-share", action="store_true", help="print what Python adds to a step and stop")
     parser.add_argument("--nodes", action="store_true", help="print nodes a block and stop")
     parser.add_argument("--checkpoints", action="store_true", help="write checkpoints of S and M and stop")
     args = parser.parse_args()
@@ -213,6 +234,11 @@ def main() -> None:
         for shape in args.shapes:
             counts = {flavour: nodes_a_block(shape, flavour) for flavour in ("portable", "ort")}
             sys.stdout.write(f"{shape} " + ", ".join(f"{f} {n:.1f} nodes a block" for f, n in counts.items()) + "\n")
+        return
+    if args.python_share:
+        for shape in args.shapes:
+            share = python_share(load(build(args.dir, shape, "int4-256"), threads=1))
+            sys.stdout.write(f"{shape} {share:.1f} microseconds a step\n")
         return
     if args.checkpoints:
         for shape in args.shapes:
