@@ -68,7 +68,7 @@ def evaluate_table(results: Sequence[dict[str, Any]]) -> "Table":
     for r in results:
         delta = r["delta_p_percentiles"]
         table.add_row(
-            r["bundle"],
+            Path(r["bundle"]).name,
             human(r["bytes"]),
             f"{r['perplexity']:.3f}",
             f"{r['perplexity_change']:+.2%}",
