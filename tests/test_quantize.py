@@ -144,6 +144,7 @@ def test_the_parallel_form_is_the_recurrence(name: str, opened: Callable[[Case],
         ("blocks.0.mixer.up.weight", (64, 512), 32, 32),
         ("head.weight", (500, 1024), 256, 128),
         ("embedding.weight", (500, 96), 128, 32),
+        ("embedding.weight", (500, 1000), 256, 128),
     ],
 )
 def test_groups_fit_their_matrix(name: str, shape: tuple[int, int], group: int, fits: int) -> None:
@@ -188,6 +189,7 @@ QUANTIZED = [
     ("b-three-heads", {"quantize": "int4", "embedding_bits": 8}),
     ("b-plain", {"quantize": "int4", "group_size": 64, "all_logits": True}),
     ("c-tied", {"quantize": "int4"}),
+    ("a2-mlstm", {"quantize": "int8"}),  # tied, and the width is no whole group
 ]
 
 

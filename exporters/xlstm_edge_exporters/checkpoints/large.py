@@ -53,9 +53,8 @@ def _load(stored: Stored, config: Config, family: str, *, embedding: str, out_no
     count = 1 + max(int(match[1]) for name in stored.names if (match := BLOCK.match(name)))
     heads = stored.shape(_gate_name(stored), 2)[0] // (2 if _fused(stored) else 1)
     agree(config, "num_heads", heads)
-    # transformers' own names for width and depth win where a Hugging Face file has both.
-    agree(config, "hidden_size" if family == "C" and "hidden_size" in config else "embedding_dim", width)
-    agree(config, "num_hidden_layers" if family == "C" and "num_hidden_layers" in config else "num_blocks", count)
+    _agree_either(config, ("embedding_dim", "hidden_size"), width)
+    _agree_either(config, ("num_blocks", "num_hidden_layers"), count)
     agree(config, "vocab_size", vocab)
     bias, tied = flag(config, "use_bias", False), family == "C" and "lm_head.weight" not in stored
     expected: Shapes = {embedding: (vocab, width)}
@@ -69,6 +68,13 @@ def _load(stored: Stored, config: Config, family: str, *, embedding: str, out_no
     stored.audit_names(expected)
     stored.audit_shapes(expected)
     return _canonical(stored, config, family, embedding, heads, shapes, tied=tied, out_norm=out_norm)
+
+
+def _agree_either(config: Config, keys: tuple[str, str], actual: int) -> None:
+    """Hugging Face files state width and depth under two names, and one of them may be a default that nobody meant."""
+    if actual not in (config.get(keys[0]), config.get(keys[1])):
+        for key in keys:
+            agree(config, key, actual)
 
 
 def _canonical(

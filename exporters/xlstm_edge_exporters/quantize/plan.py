@@ -69,24 +69,17 @@ def make_plan(spec: ModelSpec, weights: Weights, options: QuantizeOptions) -> di
     if missed := sorted(options.keep.keys() - matched):
         names = ", ".join(sorted({name.split(".", 2)[-1] for name in weights if default_bits(name, spec, options)}))
         raise InputError(f"expected patterns that match quantized tensors ({names}), came {missed[0]!r}; correct it")
-    if EMBEDDING in plan and spec.width % plan[EMBEDDING].group:  # a row of the table must be whole groups
-        if options.embedding_bits:
-            raise InputError(
-                f"expected a width of whole groups for --embedding-bits, came {spec.width}; leave it out, it stays float32"
-            )
-        del plan[EMBEDDING]
     return plan
 
 
 def fitting_group(name: str, shape: Sequence[int], group: int) -> int:
-    """`group`, halved while the padding of a row's last group is more than a sixteenth of the row, or any in a table.
+    """`group`, halved while the padding of a row's last group is more than a sixteenth of the row.
 
     Embedding and head get at most `LARGEST_TABLE_GROUP`: nothing after them makes up for their error.
     """
     columns = matrix_shape(name, shape)[1]
-    allowed = 0 if name == EMBEDDING else columns // 16
     group = min(group, LARGEST_TABLE_GROUP) if name in (EMBEDDING, HEAD) else group
-    while group > SMALLEST_FIT and -columns % group > allowed:
+    while group > SMALLEST_FIT and -columns % group > columns // 16:
         group //= 2
     return group
 

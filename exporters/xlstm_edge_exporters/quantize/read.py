@@ -25,7 +25,7 @@ def read_weights(graph: Path) -> Weights:
             columns = node.attributes["K"].as_int()
         elif node.op_type == "GatherBlockQuantized":
             data, scales = node.inputs[0], node.inputs[2]
-            columns = None
+            columns = _gathered_columns(node)
         else:
             continue
         assert data is not None and scales is not None and data.name is not None
@@ -40,10 +40,17 @@ def _float(value: ir.Value) -> Weight:
     return Weight(tuple(int(n) for n in value.shape.numpy()), lambda: np.asarray(_array(value), np.float32))
 
 
-def _quantized(name: str, data: ir.Value, scales: ir.Value, scheme: Scheme, columns: int | None) -> Weight:
+def _gathered_columns(node: ir.Node) -> int:
+    """Numbers in a row of the table, without what pads the last group."""
+    user, _ = next(iter(node.outputs[0].uses()))
+    shape = (user if user.op_type == "Slice" else node).outputs[0].shape
+    assert shape is not None and isinstance(shape[-1], int)
+    return shape[-1]
+
+
+def _quantized(name: str, data: ir.Value, scales: ir.Value, scheme: Scheme, width: int) -> Weight:
     assert data.shape is not None and scales.shape is not None
     rows = int(data.shape.numpy()[0])
-    width = columns if columns is not None else int(data.shape.numpy()[1]) * 8 // scheme.bits
 
     def load() -> FloatArray:
         integers = np.asarray(_array(data), np.uint8).reshape(rows, scheme.groups(width), -1)

@@ -1,8 +1,8 @@
 """Put quantized operators into a traced graph; their data come later, as every weight's does.
 
 MatMul and the head's FusedMatMul become MatMulNBits, always with accuracy level 4 (int8 activations inside: 5 to 25
-times faster than the default on CPUs); the embedding's Gather becomes GatherBlockQuantized on the same integers. A bias
-that is added right after goes into the node.
+times faster than the default on CPUs); the embedding's Gather becomes GatherBlockQuantized on the same integers, and a
+Slice where the last group of a row is padded. A bias that is added right after goes into the node.
 """
 
 import onnx_ir as ir
@@ -39,16 +39,16 @@ class QuantizeGraph(ir.passes.InPlacePass):
 def _rewrite(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) -> None:
     replaced = [node]
     if node.op_type == "Gather":
-        new = _gather(graph, node, weight, scheme)
+        news = _gather(graph, node, weight, scheme)
     elif node.op_type in ("MatMul", "FusedMatMul"):
-        new = _matmul(graph, node, weight, scheme)
-        replaced += _absorb_bias(new, node)
+        news = [_matmul(graph, node, weight, scheme)]
+        replaced += _absorb_bias(news[0], node)
     else:
         raise ValueError(f"expected {weight.name} in a matrix product, came {node.op_type}")
-    last, output = replaced[-1], new.outputs[0]
+    last, output = replaced[-1], news[-1].outputs[0]
     old_output = last.outputs[0]
     output.shape, output.type, output.name = old_output.shape, old_output.type, old_output.name
-    ir.convenience.replace_nodes_and_values(graph, last, replaced, [new], [old_output], [output])
+    ir.convenience.replace_nodes_and_values(graph, last, replaced, news, [old_output], [output])
 
 
 def _matmul(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) -> ir.Node:
@@ -76,14 +76,30 @@ def _absorb_bias(new: ir.Node, node: ir.Node) -> list[ir.Node]:
     return [add]
 
 
-def _gather(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) -> ir.Node:
+def _gather(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) -> list[ir.Node]:
+    """The operator wants rows of whole groups, as MatMulNBits stores them; what pads the last group is cut off."""
     assert weight.shape is not None and weight.name is not None
     rows, columns = (int(size) for size in weight.shape.numpy())
-    shape = [rows, columns * scheme.bits // 8]
-    table = _initializer(graph, weight.name + TABLE, shape, ir.DataType.UINT8)
-    scales = _initializer(graph, weight.name + SCALES, [rows, scheme.groups(columns)], ir.DataType.FLOAT)
+    groups = scheme.groups(columns)
+    padded = groups * scheme.group
+    table = _initializer(graph, weight.name + TABLE, [rows, padded * scheme.bits // 8], ir.DataType.UINT8)
+    scales = _initializer(graph, weight.name + SCALES, [rows, groups], ir.DataType.FLOAT)
     attributes = {"bits": scheme.bits, "block_size": scheme.group, "gather_axis": 0, "quantize_axis": 1}
-    return ir.node("GatherBlockQuantized", [table, node.inputs[1], scales], attributes, domain=MS, name=node.name)
+    inputs = [table, node.inputs[1], scales]
+    gather = ir.node("GatherBlockQuantized", inputs, attributes, domain=MS, name=node.name)
+    if padded == columns:
+        return [gather]
+    wide, narrow = gather.outputs[0], node.outputs[0]
+    assert narrow.shape is not None
+    wide.name, wide.type, wide.shape = f"{narrow.name}_padded", narrow.type, ir.Shape([*narrow.shape[:-1], padded])
+    bounds = [_constant(graph, f"constant.{bound}", n) for bound, n in (("begin", 0), ("end", columns), ("axis", -1))]
+    return [gather, ir.node("Slice", [wide, *bounds], name=f"{node.name}_cut")]
+
+
+def _constant(graph: ir.Graph, name: str, number: int) -> ir.Value:
+    value = _initializer(graph, name, [1], ir.DataType.INT64)
+    value.const_value = ir.tensor([number], ir.DataType.INT64, name=name)
+    return value
 
 
 def _initializer(graph: ir.Graph, name: str, shape: list[int], dtype: ir.DataType) -> ir.Value:
