@@ -297,8 +297,24 @@ def test_a_budget_is_kept_and_spent_where_it_helps(shipped_ids: np.ndarray[Any, 
     costs = measure_costs(checkpoint, low, batch)
     assert all(cost >= 0 for cost in costs.values())
     assert max(costs, key=lambda n: costs[n] / np.prod(shapes[n])) in raised
+    chosen = {name for name in low if name.endswith("ffn.down.weight")}
+    plan = spend_budget(checkpoint, low, batch[:1], mb=100, fixed=chosen)
+    assert {name for name in plan if plan[name].bits == 4} == chosen
     with pytest.raises(InputError, match="target"):
         spend_budget(checkpoint, low, batch, mb=0.1)
+
+
+@pytest.mark.parametrize("name", ["a2-tied", "b-plain"])
+def test_bits_chosen_by_hand_are_known(name: str, opened: Callable[[Case], Checkpoint]) -> None:
+    checkpoint = opened(BY_NAME[name])
+    options = QuantizeOptions(bits=4, head_bits=4, embedding_bits=8, keep={"blocks.0.*": 4})
+    plan = make_plan(checkpoint.spec, checkpoint.weights, options)
+    assert plan["embedding.weight"].bits == 8  # tied: the greater of the two
+    by_hand = {n for n in plan if options.decides(n, tied=checkpoint.spec.tied)}
+    assert by_hand == {n for n in plan if n.startswith(("blocks.0.", "embedding.", "head."))}
+    options = QuantizeOptions(bits=4, head_bits=8)
+    by_hand = {n for n in plan if options.decides(n, tied=checkpoint.spec.tied)}
+    assert by_hand == {"embedding.weight" if checkpoint.spec.tied else "head.weight"}
 
 
 def test_a_recipe_reproduces_an_export(checkpoint_of: CheckpointOf, tmp_path: Path, command: Command) -> None:
@@ -337,7 +353,12 @@ def test_bad_quantization_requests(name: str, checkpoint_of: CheckpointOf, tmp_p
     assert_nothing_written(tmp_path, set())
 
 
-@pytest.mark.parametrize("text", ["quantise = 'int4'", "chunk = 'many'", "chunk = true", "[", "quantize = 'int3'"])
+FLOAT_BITS = 'quantize = "int4"\n[keep]\n"blocks.0.*" = 8.0'
+
+
+@pytest.mark.parametrize(
+    "text", ["quantise = 'int4'", "chunk = 'many'", "chunk = true", "[", "quantize = 'int3'", FLOAT_BITS]
+)
 def test_bad_recipes(text: str, checkpoint_of: CheckpointOf, tmp_path: Path, command: Command) -> None:
     (tmp_path / "recipe.toml").write_text(text)
     result = command(

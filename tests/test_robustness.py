@@ -172,7 +172,9 @@ def test_a_manifest_of_another_width(bundle_of: Callable[[Case, str], Path], tmp
         list(verify_bundle(tmp_path / "bundle"))
 
 
-@pytest.mark.parametrize("words", [("--method", "gptq"), ("--group-size", "64"), ("--embedding-bits", "8")], ids=str)
+@pytest.mark.parametrize(
+    "words", [("--method", "gptq"), ("--group-size", "64"), ("--embedding-bits", "8"), ("--head-bits", "0")], ids=str
+)
 def test_options_without_effect(words: Any, checkpoint_of: CheckpointOf, tmp_path: Path, command: Command) -> None:
     model = checkpoint_of(BY_NAME["a1-five-heads"])
     assert_one_sentence(command("export", model, "-o", tmp_path / "bundle", *words), 2)

@@ -58,6 +58,19 @@ def test_a_tuning_that_does_not_fit_is_ignored(spoil: str, bundle: Path, monkeyp
     assert model.chunk == model.manifest.graph.chunk
 
 
+@pytest.mark.parametrize("bundle", ["int4"], indirect=True)
+def test_a_full_disk_is_one_sentence(bundle: Path, command: Command) -> None:
+    resource = pytest.importorskip("resource", reason="POSIX only")
+    before, limits = sorted(bundle.iterdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        result = command("tune", bundle)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_one_sentence(result, 2)
+    assert sorted(bundle.iterdir()) == before
+
+
 def test_tuning_nothing(tmp_path: Path, command: Command) -> None:
     assert_one_sentence(command("tune", tmp_path), 2)
 

@@ -32,12 +32,15 @@ def export_checkpoint(
     options = GraphOptions(flavour=flavour, chunk=chunk, all_logits=recipe.all_logits)  # type: ignore[arg-type]  # one of two
     if recipe.quantize is None:
         return write_bundle(checkpoint, out, options, force=force, progress=progress)
-    plan = make_plan(checkpoint.spec, checkpoint.weights, recipe.quantize_options())
+    choices = recipe.quantize_options()
+    plan = make_plan(checkpoint.spec, checkpoint.weights, choices)
     quantizer: Quantizer = round_searched
     if recipe.calibrate is not None:
         ids = calibration_batch(read_ids(checkpoint, Path(recipe.calibrate)))
         if recipe.quantize == "mixed":
-            plan = spend_budget(checkpoint, plan, ids, mb=recipe.target_mb, bpw=recipe.target_bpw, progress=progress)
+            fixed = {name for name in plan if choices.decides(name, tied=checkpoint.spec.tied)}
+            targets = {"mb": recipe.target_mb, "bpw": recipe.target_bpw}
+            plan = spend_budget(checkpoint, plan, ids, **targets, fixed=fixed, progress=progress)
         if recipe.chosen_method == "gptq":
             packed = quantize_with_gptq(checkpoint.spec, checkpoint.weights, plan, ids, progress=progress)
 

@@ -81,7 +81,7 @@ class Recipe:
                 f"expected a calibration text for {self.chosen_method} {self.quantize}, came none; pass --calibrate FILE"
             )
         given = (self.calibrate, self.keep, self.head_bits, self.embedding_bits, self.method, self.group_size)
-        if self.quantize is None and any(given):
+        if self.quantize is None and any(value not in (None, {}) for value in given):
             raise InputError("expected --quantize with quantization options, came none; pass --quantize int4")
         targets = [target for target in (self.target_mb, self.target_bpw) if target is not None]
         if targets and self.quantize != "mixed":

@@ -200,7 +200,12 @@ def _save_prepacked(source: Path, target: Path, threads: int) -> None:
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{target.name}.data")
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    try:
+        ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        raise InputError(
+            f"expected room for a second copy of the weights in {target.parent.parent}, came a failed write; free some space"
+        ) from error
 
 
 def _tokens(model: "Model", count: int) -> Any:

@@ -4,7 +4,7 @@ The cost of a matrix is the mean KL divergence of the model's output when that m
 precision; 8 bits cost a 256th of it, that is nothing. Upgrades are bought in order of cost per byte.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -33,11 +33,16 @@ def spend_budget(
     *,
     mb: float | None = None,
     bpw: float | None = None,
+    fixed: Collection[str] = (),
     progress: Progress = no_progress,
 ) -> dict[str, Scheme]:
-    """The plan with some matrices at 8 bits, so that all weights fit into `mb` million bytes (or `bpw` bits each)."""
+    """The plan with some matrices at 8 bits, so that all weights fit into `mb` million bytes (or `bpw` bits each).
+
+    Names in `fixed` stay as they are: their bits were chosen by hand.
+    """
     shapes = {name: weight.shape for name, weight in checkpoint.weights.items()}
-    low, high = dict(plan), {name: Scheme(HIGH, scheme.group) for name, scheme in plan.items()}
+    low, free = dict(plan), {name: scheme for name, scheme in plan.items() if name not in fixed}
+    high = low | {name: Scheme(HIGH, scheme.group) for name, scheme in free.items()}
     least, most = planned_bytes(shapes, low), planned_bytes(shapes, high)
     target = least + DEFAULT_SHARE * (most - least)
     if mb is not None or bpw is not None:
@@ -47,7 +52,7 @@ def spend_budget(
         raise InputError(
             f"expected a target of {least / 1e6:.2f} MB or more, came {target / 1e6:.2f}; all weights are low already"
         )
-    costs = measure_costs(checkpoint, low, ids[:PROBE], progress=progress)
+    costs = measure_costs(checkpoint, free, ids[:PROBE], progress=progress)
     chosen, spent = low, float(least)
     for name in sorted(costs, key=lambda n: -costs[n] / _extra(n, shapes[n], low[n], high[n])):
         extra = _extra(name, shapes[name], low[name], high[name])

@@ -49,8 +49,14 @@ class QuantizeOptions:
         if self.method not in ("rtn", "gptq"):
             raise InputError(f"expected method rtn or gptq, came {self.method!r}; choose one")
         for bits in (self.embedding_bits, self.head_bits, *self.keep.values()):
-            if bits is not None and bits not in (*BITS, KEEP_FLOAT):
-                raise InputError(f"expected 2, 4, 8 or 32 bits, came {bits}; no CPU kernel runs others")
+            if bits is not None and (type(bits) is not int or bits not in (*BITS, KEEP_FLOAT)):
+                raise InputError(f"expected 2, 4, 8 or 32 bits, came {bits!r}; no CPU kernel runs others")
+
+    def decides(self, name: str, *, tied: bool) -> bool:
+        """Whether the bits of this tensor were chosen by hand, not by `bits`."""
+        table = (self.embedding_bits, self.head_bits) if tied else (self.embedding_bits,)
+        chosen = {HEAD: (self.head_bits,), EMBEDDING: table}.get(name, ())
+        return any(chosen) or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.keep)
 
 
 def make_plan(spec: ModelSpec, weights: Weights, options: QuantizeOptions) -> dict[str, Scheme]:
@@ -88,8 +94,8 @@ def default_bits(name: str, spec: ModelSpec, options: QuantizeOptions) -> int | 
     """Bits of a tensor before patterns; None for one that is never quantized."""
     if name == HEAD:
         return options.head_bits or options.bits
-    if name == EMBEDDING:  # tied: one matrix, and the head's need is the greater
-        wanted = options.head_bits or options.embedding_bits if spec.tied else options.embedding_bits
+    if name == EMBEDDING:  # tied: one matrix, for the one that needs more
+        wanted = max(options.head_bits or 0, options.embedding_bits or 0) if spec.tied else options.embedding_bits
         return wanted or options.bits
     return options.bits if name.endswith(DENSE) else None
 
