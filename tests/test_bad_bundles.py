@@ -45,6 +45,10 @@ def reshape_state(manifest: dict[str, Any]) -> None:
     manifest["state"]["tensors"][0]["shape"].reverse()
 
 
+def pieces(number: object) -> Spoil:
+    return edit(lambda manifest: manifest["state"]["tensors"][0].update(pieces=number))
+
+
 def link(folder: Path) -> None:
     (folder / DATA).rename(folder.parent / "elsewhere")
     (folder / DATA).symlink_to(folder.parent / "elsewhere")
@@ -77,6 +81,9 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "truncated data": (lambda f: (f / DATA).write_bytes((f / DATA).read_bytes()[:-8]), "damaged"),
     "wrong hash": (edit(lambda m: m["files"][DATA].update(sha256="0" * 64)), "damaged"),
     "missing data": (lambda f: (f / DATA).unlink(), "copy the whole folder"),
+    "state in no pieces": (pieces(0), "pieces"),
+    "state in uneven pieces": (pieces(7919), "pieces"),
+    "state in pieces of text": (pieces("2"), "pieces"),
     "missing state": (edit(drop_state), "only inputs of the state table"),
     "missing state tensors": (edit(lambda m: m["state"]["tensors"].pop()), "bytes_per_session"),
     "reshaped state": (edit(reshape_state), "of shape"),

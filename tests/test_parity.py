@@ -121,7 +121,7 @@ def test_ten_thousand_steps_stay_on_the_reference(name: str, checkpoint_of: Chec
 
 
 @pytest.mark.parametrize("flavour", ["ort", "portable"])
-@pytest.mark.parametrize("name", ["a1-mixed", "b-three-heads"])
+@pytest.mark.parametrize("name", ["a1-mixed", "a1-wide-head", "b-three-heads", "b-wide-heads"])
 def test_state_moves_between_flavours(name: str, flavour: str, model_of: ModelOf, tmp_path: Path) -> None:
     case = BY_NAME[name]
     sequence, other = sequence_for(case, 40), {"ort": "portable", "portable": "ort"}[flavour]
@@ -130,4 +130,5 @@ def test_state_moves_between_flavours(name: str, flavour: str, model_of: ModelOf
     first.save(tmp_path / "state.npz")
     second.load(tmp_path / "state.npz")
     assert second.tokens == 30
+    assert all(np.array_equal(array, second.state[name]) for name, array in first.state.items())
     assert largest(second.prefill(sequence[30:]), first.prefill(sequence[30:])) <= FLOAT32

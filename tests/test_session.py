@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import xlstm_edge_runtime as xr
+from xlstm_edge_runtime.state import StateSpec
 
 from .conftest import BY_NAME
 from .oracles.cases import Case
@@ -161,3 +162,12 @@ def test_mapped_weights_compute_the_same(model: xr.Model) -> None:
     expected = model.session().prefill(range(40))
     came = xr.load(model.folder, threads=1, mapped=True).session().prefill(range(40))
     np.testing.assert_allclose(came, expected, atol=1e-5 * np.ptp(expected))
+
+
+def test_a_state_in_pieces_is_the_whole_one() -> None:
+    row = StateSpec("blocks.0.C", (2, 3, 64)).in_pieces(4)
+    whole = np.arange(2 * 2 * 3 * 64, dtype=np.float32).reshape(2, 2, 3, 64)
+    held = row.cut(whole)
+    assert (row.shape, row.whole_shape, row.nbytes) == ((8, 3, 16), (2, 3, 64), 4 * 2 * 3 * 64)
+    np.testing.assert_array_equal(held[1, 5], whole[1, 1, :, 16:32])  # second head, second piece
+    np.testing.assert_array_equal(row.join(held), whole)

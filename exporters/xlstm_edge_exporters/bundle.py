@@ -30,7 +30,7 @@ from .quantize.sources import Load, Quantizer, quantized_sources, round_to_neare
 from .reference import Progress, iterate_names, no_progress
 from .spec import MLSTM, SLSTM, ModelSpec, UpMLSTM
 from .special import TextSide, text_side
-from .trace import GraphOptions, input_name, output_name, trace
+from .trace import GraphOptions, graph_states, input_name, output_name, trace
 from .vectors import make_vectors, write_vectors
 from .weights import FloatArray, Weight
 
@@ -127,7 +127,7 @@ def describe(
         ),
         tokenizer=text.info,
         special_tokens=text.special,
-        state=spec.state_table(),
+        state=graph_states(spec, options),
         files=files,
         sampling=text.sampling,
         quantization=quantization,

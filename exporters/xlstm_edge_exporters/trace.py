@@ -17,6 +17,8 @@ import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from xlstm_edge_runtime.state import StateSpec, StateTable
+
 from .model import Model
 from .ops.ort import Ort
 from .ops.portable import Portable
@@ -26,6 +28,7 @@ from .passes.tidy import Tidy
 from .spec import ModelSpec
 
 Flavour = Literal["ort", "portable"]
+PIECE, WIDEST_WHOLE, DEEPEST = 32, 128, 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,23 @@ def output_name(spec: ModelSpec) -> str:
     return "last_hidden_state" if spec.vocab_size is None else "logits"
 
 
+def graph_states(spec: ModelSpec, options: GraphOptions) -> StateTable:
+    """The state table as this graph holds it: for onnxruntime, large matrix memories in pieces.
+
+    Its LinearAttention keeps a row of `PIECE` values in registers, where a wide row goes through the cache for every
+    key; beyond `DEEPEST` keys it takes another path, which gains nothing.
+    """
+    rows = spec.state_table()
+    return rows if options.flavour == "portable" else StateTable([_in_pieces(row) for row in rows])
+
+
+def _in_pieces(row: StateSpec) -> StateSpec:
+    if not row.name.endswith(".C"):
+        return row
+    _, dk, dv = row.shape
+    return row.in_pieces(dv // PIECE) if dk <= DEEPEST and dv >= WIDEST_WHOLE and dv % PIECE == 0 else row
+
+
 def trace(spec: ModelSpec, options: GraphOptions) -> ir.Model:
     """The graph, its weights named after the canonical parameters and without data.
 
@@ -68,7 +88,7 @@ def trace(spec: ModelSpec, options: GraphOptions) -> ir.Model:
 
 
 def _export(spec: ModelSpec, options: GraphOptions, opset: int) -> ir.Model:
-    table = spec.state_table()
+    table = graph_states(spec, options)
     with FakeTensorMode():
         module = _build(spec, options).eval()
         inputs, state = _example(spec, options, table.initial_shapes(2 if options.flavour == "ort" else 1))

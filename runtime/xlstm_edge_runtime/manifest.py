@@ -121,7 +121,7 @@ class Manifest:
                 "bytes_per_session": self.state.nbytes,
                 "tensors": [
                     {"name": row.name, "input": row.input_name, "output": row.output_name}
-                    | {"shape": list(row.shape), "initial": row.initial}
+                    | {"shape": list(row.shape), "pieces": row.pieces, "initial": row.initial}
                     for row in self.state
                 ],
             },
@@ -294,7 +294,11 @@ def _state(reader: _Reader) -> StateTable:
         initial = row.get("initial", int, float)
         if not abs(initial) < LARGEST_INITIAL:
             raise BundleError("expected finite initial states, came another number; export the bundle again")
-        spec = StateSpec(row.get("name", str), row.items("shape", int), float(initial))
+        spec = StateSpec(row.get("name", str), row.items("shape", int), float(initial), row.get("pieces", int))
+        if spec.pieces != 1 and (len(spec.shape) != 3 or spec.pieces < 1 or spec.shape[0] % spec.pieces):
+            raise BundleError(
+                f"expected state {spec.name} in pieces of its last axis, came {spec.pieces} of {spec.shape}; export again"
+            )
         if any(size < 1 for size in spec.shape):
             raise BundleError(
                 f"expected state {spec.name} with positive sizes, came {spec.shape}; export the bundle again"

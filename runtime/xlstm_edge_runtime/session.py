@@ -46,8 +46,8 @@ class Session:
 
     @property
     def state(self) -> State:
-        """A copy of the state: name -> float32 (1, *shape)."""
-        return {name: array.copy() for name, array in self._sets[self._current].items()}
+        """A copy of the state: name -> float32 (1, *whole shape)."""
+        return self._model.manifest.state.join(self._sets[self._current])
 
     @property
     def nbytes(self) -> int:
@@ -86,13 +86,13 @@ class Session:
 
     def save(self, path: str | Path) -> None:
         """Write the state to a file (whole or not at all)."""
-        write_snapshot(path, self._sets[self._current], source=self._model.manifest.source, tokens=self._tokens)
+        write_snapshot(path, self.state, source=self._model.manifest.source, tokens=self._tokens)
 
     def load(self, path: str | Path) -> None:
         """Continue from a saved state; StateError if it is damaged or of another checkpoint, the session unchanged."""
         manifest = self._model.manifest
         state, tokens = read_snapshot(path, manifest.state, source=manifest.source)
-        self._set_state(state, tokens)
+        self._set_state(manifest.state.cut(state), tokens)
 
     def generate(self, prompt: Sequence[int], **options: Any) -> Any:
         """Stream events for a prompt of ids; see `xlstm_edge_runtime.generate.generate` for the options."""

@@ -16,7 +16,7 @@ This module knows nothing of graphs, sessions or files.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -30,11 +30,45 @@ State = dict[str, FloatArray]
 
 @dataclass(frozen=True, slots=True)
 class StateSpec:
-    """One tensor of the recurrent state: float32, `shape` without the leading batch axis."""
+    """One tensor of the recurrent state: float32, `shape` without the leading batch axis.
+
+    A graph may hold the last axis cut into `pieces`, each as if it were a head of its own: (H, d, p*w) as (H*p, d, w).
+    `shape` is what the graph holds; users and snapshots see `whole_shape`.
+    """
 
     name: str
     shape: tuple[int, ...]
     initial: float = 0.0
+    pieces: int = 1
+
+    @property
+    def whole_shape(self) -> tuple[int, ...]:
+        """The shape with the pieces side by side again."""
+        if self.pieces == 1:
+            return self.shape
+        heads, depth, width = self.shape
+        return (heads // self.pieces, depth, width * self.pieces)
+
+    def in_pieces(self, pieces: int) -> "StateSpec":
+        """The same tensor, held in so many pieces."""
+        heads, depth, width = self.whole_shape
+        return replace(self, shape=(heads * pieces, depth, width // pieces), pieces=pieces)
+
+    def cut(self, whole: FloatArray) -> FloatArray:
+        """A copy of (batch, *whole_shape) as (batch, *shape)."""
+        if self.pieces == 1:
+            return whole.copy()
+        heads, depth, _ = self.whole_shape
+        parts = whole.reshape(-1, heads, depth, self.pieces, self.shape[-1])
+        return parts.swapaxes(2, 3).reshape(-1, *self.shape).copy()
+
+    def join(self, array: FloatArray) -> FloatArray:
+        """A copy of (batch, *shape) as (batch, *whole_shape)."""
+        if self.pieces == 1:
+            return array.copy()
+        heads, depth, _ = self.whole_shape
+        parts = array.reshape(-1, heads, self.pieces, depth, self.shape[-1])
+        return parts.swapaxes(2, 3).reshape(-1, *self.whole_shape).copy()
 
     @property
     def input_name(self) -> str:
@@ -89,8 +123,16 @@ class StateTable(Sequence[StateSpec]):
         """A fresh state, each array (batch, *shape) float32."""
         return {row.name: np.full((batch, *row.shape), row.initial, np.float32) for row in self._rows}
 
+    def cut(self, whole: Mapping[str, FloatArray]) -> State:
+        """A copy of a state of whole tensors as the graph holds it."""
+        return {row.name: row.cut(whole[row.name]) for row in self._rows}
+
+    def join(self, state: Mapping[str, FloatArray]) -> State:
+        """A copy of a state that the graph holds, every tensor whole."""
+        return {row.name: row.join(state[row.name]) for row in self._rows}
+
     def check(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Raise StateError unless `state` has exactly these names, shapes (with any one batch size) and float32."""
+        """Raise StateError unless `state` has these names and whole shapes (any one batch size), all float32."""
         if missing := sorted({row.name for row in self._rows} - state.keys()):
             raise StateError(
                 f"expected {len(self)} state tensors, came without {missing}; take a snapshot of this model"
@@ -99,8 +141,8 @@ class StateTable(Sequence[StateSpec]):
             raise StateError(f"expected the state of this model, came unknown tensors {unknown}; take another snapshot")
         for row in self._rows:
             array = state[row.name]
-            if array.shape[1:] != row.shape or array.dtype != np.float32:
+            if array.shape[1:] != row.whole_shape or array.dtype != np.float32:
                 raise StateError(
-                    f"expected state {row.name} as float32 (batch, {', '.join(map(str, row.shape))}), "
+                    f"expected state {row.name} as float32 (batch, {', '.join(map(str, row.whole_shape))}), "
                     f"came {array.dtype} {array.shape}; take a snapshot of this model"
                 )

@@ -80,6 +80,7 @@ CASES = [
     ),
     Case("a1-no-slstm", "A1", v1(32, 2, [], 300, m_num_heads=2, m_conv1d_kernel_size=5, m_qkv_proj_blocksize=8)),
     Case("a1-bare", "A1", _BARE),
+    Case("a1-wide-head", "A1", v1(64, 2, [1], 45, m_num_heads=1)),
     Case(
         "a1-selu", "A1", v1(32, 1, [0], 40, s_num_heads=2, s_conv1d_kernel_size=3, f_act_fn="selu", tie_weights=True),
         {"slstm_layout": "cuda", "keep": "token_embedding.weight"},
@@ -101,6 +102,7 @@ CASES = [
     ),
     Case("b-fused", "B", large(40, 2, 5, 64, weight_mode="fused", use_bias=True, add_out_norm=False)),
     Case("b-wide-vocab", "B", large(32, 1, 2, 300, output_logit_soft_cap=11.5, ffn_proj_factor=1.3)),
+    Case("b-wide-heads", "B", large(320, 1, 2, 50)),
     Case("b-uncapped", "B", large(48, 2, 6, 45, gate_soft_cap=None, output_logit_soft_cap=None)),
     Case("c-plain", "C", large(64, 2, 4, 90, qk_dim_factor=1.0)),
     Case("c-one-head", "C", large(64, 2, 1, 40, use_bias=True, qk_dim_factor=1.0, v_dim_factor=2.0), {"shards": 2}),

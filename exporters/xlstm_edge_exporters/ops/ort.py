@@ -117,7 +117,7 @@ class Ort:
         self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MLSTMState, eps: float
     ) -> tuple[Tensor, MLSTMState]:
         """See the head of this module; sums of log f are kept negated throughout (p = -F)."""
-        (C, n, m), heads = state, state[0].shape[1]
+        (C, n, m), heads = state, state[1].shape[1]
         i, minus_f = split(gates, [heads, heads])
         p = emit("CumSum", emit("Softplus", minus_f), torch.tensor(1))
         a = i + p
@@ -132,7 +132,7 @@ class Ort:
         self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Nothing to stabilize: the log decay is -softplus(-f), the gain exp(i), for one token and for many."""
-        (C, n), heads = state, state[0].shape[1]
+        (C, n), heads = state, state[1].shape[1]
         i, minus_f = split(gates, [heads, heads])
         decay, gain = torch.neg(emit("Softplus", minus_f)), torch.exp(i)
         h, d, C, n = _attend(q, k, v, gain, decay, C, n)
@@ -161,16 +161,19 @@ class Ort:
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, gain: Tensor, decay: Tensor, C: Tensor, n: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(q C, q n, new C, new n): gated linear attention with the gained value, and with the gain as value."""
-    heads = C.shape[1]
-    attention = {"update_rule": "gated", "q_num_heads": heads, "kv_num_heads": heads, "scale": C.shape[2] ** -0.5}
-    gained = v * (gain @ _per_feature(heads, C.shape[3]))
-    name = MS + "LinearAttention"
-    h, C = emit_many(name, q, k, gained, C, decay, shapes=[v.shape, C.shape], **attention)
-    d, n = emit_many(name, q, k, gain, n, decay, shapes=[gain.shape, n.shape], **attention)
+    """(q C, q n, new C, new n): gated linear attention with the gained value, and with the gain as value.
+
+    Where C comes in pieces of its value axis, each piece is a value head of its own beside fewer query and key heads.
+    """
+    name, heads, pieces = MS + "LinearAttention", n.shape[1], C.shape[1] // n.shape[1]
+    attention = {"update_rule": "gated", "q_num_heads": heads, "scale": C.shape[2] ** -0.5}
+    gained = v * (gain @ _repeat(heads, v.shape[2] // heads))
+    decays = decay if pieces == 1 else decay @ _repeat(heads, pieces)
+    h, C = emit_many(name, q, k, gained, C, decays, shapes=[v.shape, C.shape], kv_num_heads=heads * pieces, **attention)
+    d, n = emit_many(name, q, k, gain, n, decay, shapes=[gain.shape, n.shape], kv_num_heads=heads, **attention)
     return h, d, C, n
 
 
-def _per_feature(heads: int, width: int) -> Tensor:
-    """(H, H*width) of ones and zeros: a product with it repeats a number per head for each of the head's features."""
-    return torch.tensor([[float(column // width == head) for column in range(heads * width)] for head in range(heads)])
+def _repeat(heads: int, times: int) -> Tensor:
+    """(H, H*times) of ones and zeros: a product with it gives a number per head to each of the head's features."""
+    return torch.tensor([[float(column // times == head) for column in range(heads * times)] for head in range(heads)])
