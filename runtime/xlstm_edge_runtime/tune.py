@@ -30,7 +30,7 @@ FOLDER, RECORD, GRAPH = "tuned", "tuned.json", "model.onnx"
 CHUNKS = (16, 32, 64, 128, 256)
 SPINS = (20, 100, 500)  # microseconds; a longer wait must earn its energy
 WORTH = 1.02
-WARM, STEPS, PROMPT, ROUNDS = 4, 24, 256, 3
+WARM, STEPS, PROMPT, ROUNDS = 4, 24, 256, 5
 Progress = Callable[[str, int, int], None]
 
 
@@ -132,13 +132,13 @@ def _measure(
     rate: "Callable[[Model], float]",
     report: Progress,
 ) -> dict[int, float]:
-    """Setting -> median rate; one model in memory at a time."""
-    rates = {}
-    for index, setting in enumerate(settings):
-        model = make(setting)
-        rates[setting] = statistics.median(rate(model) for _ in range(ROUNDS))
-        report(stage, index + 1, len(settings))
-    return rates
+    """Setting -> median rate, settings in turn, as a machine's speed drifts; one model in memory at a time."""
+    rates: dict[int, list[float]] = {setting: [] for setting in settings}
+    for done in range(ROUNDS * len(settings)):
+        setting = settings[done % len(settings)]
+        rates[setting].append(rate(make(setting)))
+        report(stage, done + 1, ROUNDS * len(settings))
+    return {setting: statistics.median(found) for setting, found in rates.items()}
 
 
 def decode_rate(model: "Model") -> float:
