@@ -310,10 +310,10 @@ def test_bits_chosen_by_hand_are_known(name: str, opened: Callable[[Case], Check
     options = QuantizeOptions(bits=4, head_bits=4, embedding_bits=8, keep={"blocks.0.*": 4})
     plan = make_plan(checkpoint.spec, checkpoint.weights, options)
     assert plan["embedding.weight"].bits == 8  # tied: the greater of the two
-    by_hand = {n for n in plan if options.decides(n, tied=checkpoint.spec.tied)}
+    by_hand = {n for n in plan if options.by_hand(n, tied=checkpoint.spec.tied)}
     assert by_hand == {n for n in plan if n.startswith(("blocks.0.", "embedding.", "head."))}
     options = QuantizeOptions(bits=4, head_bits=8)
-    by_hand = {n for n in plan if options.decides(n, tied=checkpoint.spec.tied)}
+    by_hand = {n for n in plan if options.by_hand(n, tied=checkpoint.spec.tied)}
     assert by_hand == {"embedding.weight" if checkpoint.spec.tied else "head.weight"}
 
 

@@ -38,7 +38,7 @@ def export_checkpoint(
     if recipe.calibrate is not None:
         ids = calibration_batch(read_ids(checkpoint, Path(recipe.calibrate)))
         if recipe.quantize == "mixed":
-            fixed = {name for name in plan if choices.decides(name, tied=checkpoint.spec.tied)}
+            fixed = {name for name in plan if choices.by_hand(name, tied=checkpoint.spec.tied)}
             targets = {"mb": recipe.target_mb, "bpw": recipe.target_bpw}
             plan = spend_budget(checkpoint, plan, ids, **targets, fixed=fixed, progress=progress)
         if recipe.chosen_method == "gptq":

@@ -52,30 +52,30 @@ class QuantizeOptions:
             if bits is not None and (type(bits) is not int or bits not in (*BITS, KEEP_FLOAT)):
                 raise InputError(f"expected 2, 4, 8 or 32 bits, came {bits!r}; no CPU kernel runs others")
 
-    def decides(self, name: str, *, tied: bool) -> bool:
-        """Whether the bits of this tensor were chosen by hand, not by `bits`."""
-        table = (self.embedding_bits, self.head_bits) if tied else (self.embedding_bits,)
-        chosen = {HEAD: (self.head_bits,), EMBEDDING: table}.get(name, ())
-        return any(chosen) or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.keep)
+    def by_hand(self, name: str, *, tied: bool) -> int | None:
+        """Bits chosen for this tensor itself, by a pattern (the last that matches) or an option; None: `bits` decides."""
+        for pattern, bits in reversed(list(self.keep.items())):
+            if fnmatch.fnmatchcase(name, pattern):
+                return bits
+        if name == EMBEDDING and tied:  # one matrix, for the one that needs more
+            return max(self.head_bits or 0, self.embedding_bits or 0) or None
+        return {HEAD: self.head_bits, EMBEDDING: self.embedding_bits}.get(name)
 
 
 def make_plan(spec: ModelSpec, weights: Weights, options: QuantizeOptions) -> dict[str, Scheme]:
     """Canonical name -> scheme; names that are not in it stay float32. InputError for a pattern that matches nothing."""
     if spec.vocab_size is None and (options.head_bits or options.embedding_bits):
         raise InputError("expected a model with an embedding and a head, came a bare stack; leave their bits out")
-    plan, matched = {}, set()
-    for name in weights:
-        bits = default_bits(name, spec, options)
-        for pattern, wanted in options.keep.items():
-            if fnmatch.fnmatchcase(name, pattern) and bits is not None:
-                bits = wanted
-                matched.add(pattern)
-        if bits is not None and bits != KEEP_FLOAT:
-            plan[name] = Scheme(bits, fitting_group(name, weights[name].shape, options.group))
-    if missed := sorted(options.keep.keys() - matched):
-        names = ", ".join(sorted({name.split(".", 2)[-1] for name in weights if default_bits(name, spec, options)}))
-        raise InputError(f"expected patterns that match quantized tensors ({names}), came {missed[0]!r}; correct it")
-    return plan
+    names = [name for name in weights if name in (EMBEDDING, HEAD) or name.endswith(DENSE)]
+    if missed := sorted(p for p in options.keep if not any(fnmatch.fnmatchcase(name, p) for name in names)):
+        kinds = ", ".join(sorted({name.split(".", 2)[-1] for name in names}))
+        raise InputError(f"expected patterns that match quantized tensors ({kinds}), came {missed[0]!r}; correct it")
+    bits = {name: options.by_hand(name, tied=spec.tied) or options.bits for name in names}
+    return {
+        name: Scheme(bits[name], fitting_group(name, weights[name].shape, options.group))
+        for name in names
+        if bits[name] != KEEP_FLOAT
+    }
 
 
 def fitting_group(name: str, shape: Sequence[int], group: int) -> int:
@@ -88,16 +88,6 @@ def fitting_group(name: str, shape: Sequence[int], group: int) -> int:
     while group > SMALLEST_FIT and -columns % group > columns // 16:
         group //= 2
     return group
-
-
-def default_bits(name: str, spec: ModelSpec, options: QuantizeOptions) -> int | None:
-    """Bits of a tensor before patterns; None for one that is never quantized."""
-    if name == HEAD:
-        return options.head_bits or options.bits
-    if name == EMBEDDING:  # tied: one matrix, for the one that needs more
-        wanted = max(options.head_bits or 0, options.embedding_bits or 0) if spec.tied else options.embedding_bits
-        return wanted or options.bits
-    return options.bits if name.endswith(DENSE) else None
 
 
 def planned_bytes(shapes: Mapping[str, tuple[int, ...]], plan: Plan) -> int:

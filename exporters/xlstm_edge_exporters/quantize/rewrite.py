@@ -97,8 +97,8 @@ def _gather(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) ->
 
 
 def _constant(graph: ir.Graph, name: str, number: int) -> ir.Value:
-    value = _initializer(graph, name, [1], ir.DataType.INT64)
-    value.const_value = ir.tensor([number], ir.DataType.INT64, name=name)
+    value = ir.val(name, const_value=ir.tensor([number], ir.DataType.INT64, name=name))
+    graph.register_initializer(value)
     return value
 
 
