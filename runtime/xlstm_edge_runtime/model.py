@@ -222,6 +222,8 @@ def session_options(threads: int | None, spin: int = SPIN, *, mapped: bool = Fal
         options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Memory is planned per shape after the first run anyway; reuse and arena only add work to every node of later ones.
+    options.enable_mem_reuse = options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin))
     if mapped:
         options.add_session_config_entry("session.disable_prepacking", "1")
