@@ -193,7 +193,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Alternate ours and theirs; medians."""
     model = load(path, threads=threads)
-    count = 200 if shape == "S" else 48
+    count = 200 if shape == "S" else 128  # 128 is what llama-bench generates when not told otherwise
     jobs = {
         "decode": (partial(decode, model, count), ("-p", 0, "-n", count)),
         "prompt 512": (partial(prefill, model, 512), ("-p", 512, "-n", 0)),
