@@ -32,7 +32,10 @@ HeadBits = Annotated[int | None, typer.Option(help="2, 4, 8 or 32 for the output
 Keep = Annotated[
     list[str] | None, typer.Option(help="Bits for tensors by name, e.g. 'blocks.0.*=8'.", metavar="PATTERN=BITS")
 ]
-TargetMB = Annotated[float | None, typer.Option(help="Weights' size that mixed may spend, in million bytes.")]
+TargetMB = Annotated[
+    float | None,
+    typer.Option(help="Million bytes that mixed may spend on weights; graph, tokenizer and alignment come on top."),
+]
 TargetBPW = Annotated[float | None, typer.Option(help="The same in bits a weight.")]
 Recipe = Annotated[Path | None, typer.Option(help="TOML file with these options.", metavar="FILE")]
 AllLogits = Annotated[
