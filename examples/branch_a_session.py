@@ -20,4 +20,4 @@ for option in (" question", " answer", " table"):
             score += float(logits[token] - np.logaddexp.reduce(logits.astype(np.float64)))
         logits = branch.step(token)
     print(f"{option!r}: state of {branch.nbytes:,} bytes, {branch.tokens} tokens read, score {score:.2f}")
-session.save(sys.argv[2] if len(sys.argv) > 2 else "hamlet.npz")  # wakes up on any device with this bundle
+session.save(sys.argv[2] if len(sys.argv) > 2 else "hamlet.safetensors")  # wakes up on any device with this bundle

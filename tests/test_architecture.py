@@ -174,9 +174,11 @@ def test_a_missing_extra_is_named(missing: str, extra: str) -> None:
 @pytest.mark.parametrize("example", ["stream_text.py", "branch_a_session.py", "stream_sensor.py"])
 def test_examples_run(example: str, tmp_path: Path) -> None:
     xlstm_edge.export(SHIPPED, tmp_path / "bundle")
-    words = {"stream_text.py": ["ROMEO."], "branch_a_session.py": [tmp_path / "hamlet.npz"], "stream_sensor.py": []}[
-        example
-    ]
+    words = {
+        "stream_text.py": ["ROMEO."],
+        "branch_a_session.py": [tmp_path / "hamlet.safetensors"],
+        "stream_sensor.py": [],
+    }[example]
     paths = os.pathsep.join(str(ROOT / part) for part in (".", "exporters", "runtime"))
     result = subprocess.run(
         [sys.executable, ROOT / "examples" / example, tmp_path / "bundle", *words],

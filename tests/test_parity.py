@@ -127,8 +127,8 @@ def test_state_moves_between_flavours(name: str, flavour: str, model_of: ModelOf
     sequence, other = sequence_for(case, 40), {"ort": "portable", "portable": "ort"}[flavour]
     first, second = model_of(case, flavour).session(), model_of(case, other).session()
     first.prefill(sequence[:30])
-    first.save(tmp_path / "state.npz")
-    second.load(tmp_path / "state.npz")
+    first.save(tmp_path / "state.safetensors")
+    second.load(tmp_path / "state.safetensors")
     assert second.tokens == 30
     assert all(np.array_equal(array, second.state[name]) for name, array in first.state.items())
     assert largest(second.prefill(sequence[30:]), first.prefill(sequence[30:])) <= FLOAT32

@@ -74,42 +74,6 @@ def test_a_damaged_tuning_is_seen_and_a_broken_one_is_not_used(name: str, tuned:
     assert xr.load(tuned).session().step(5).shape == (2048,)
 
 
-BROKEN_STATES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "batch of two": lambda a: {n: np.concatenate([v, v]) if not n.startswith("#") else v for n, v in a.items()},
-    "batch of none": lambda a: {n: v[:0] if not n.startswith("#") else v for n, v in a.items()},
-    "NaN": lambda a: {n: v * np.float32("nan") if not n.startswith("#") else v for n, v in a.items()},
-    "version of text": lambda a: a | {"#version": np.array("one")},
-    "version as an array": lambda a: a | {"#version": np.array([1, 1])},
-    "negative tokens": lambda a: a | {"#tokens": np.int64(-4)},
-    "no source": lambda a: {n: v for n, v in a.items() if n != "#source"},
-}
-
-
-@pytest.mark.parametrize("name", BROKEN_STATES)
-def test_a_broken_snapshot_changes_nothing(name: str, bundle_of: Callable[[Case, str], Path], tmp_path: Path) -> None:
-    session = xr.load(bundle_of(BY_NAME["a1-mixed"], "ort"), threads=1).session()
-    session.prefill([1, 2, 3])
-    session.save(tmp_path / "state.npz")
-    with np.load(tmp_path / "state.npz") as file:
-        arrays = BROKEN_STATES[name](dict(file))
-    np.savez(tmp_path / "broken.npz", **arrays)
-    before = session.state
-    with pytest.raises(xr.StateError):
-        session.load(tmp_path / "broken.npz")
-    assert session.tokens == 3
-    assert all(np.array_equal(array, before[key]) for key, array in session.state.items())
-
-
-def test_what_is_no_snapshot_and_no_place_for_one(bundle_of: Callable[[Case, str], Path], tmp_path: Path) -> None:
-    session = xr.load(bundle_of(BY_NAME["a1-mixed"], "ort"), threads=1).session()
-    np.save(tmp_path / "plain.npy", np.zeros(3))
-    with pytest.raises(xr.StateError):
-        session.load(tmp_path / "plain.npy")
-    for place in (".", tmp_path):
-        with pytest.raises(xr.StateError):
-            session.save(place)
-
-
 def test_plots_are_refused_before_measuring(tuned: Path, command: Command, tmp_path: Path) -> None:
     for name in ("nodir/x.png", "x.jpg"):
         assert_one_sentence(command("bench", tuned, "--depth", "0", "--plot", tmp_path / name), 2)

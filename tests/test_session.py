@@ -91,12 +91,6 @@ def test_a_snapshot_of_another_checkpoint_is_refused(model: xr.Model, stack: xr.
         stack.session().load(tmp_path / "state")
 
 
-def test_a_pickled_snapshot_is_refused(model: xr.Model, tmp_path: Path) -> None:
-    np.savez(tmp_path / "state.npz", **{"#version": np.array([object()], dtype=object)})
-    with pytest.raises(xr.StateError):
-        model.session().load(tmp_path / "state.npz")
-
-
 @pytest.mark.parametrize("bad", [[97], [-1], [1.5], ["a"], [[1, 2]], [True], [2**70], "abc", None, [None]], ids=repr)
 def test_bad_tokens_are_refused_and_change_nothing(bad: Any, model: xr.Model) -> None:
     session = model.session()

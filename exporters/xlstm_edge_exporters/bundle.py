@@ -1,11 +1,11 @@
 """Write a bundle: the graph, its weights one tensor at a time, vectors, tokenizer, manifest; all of it or nothing.
 
-Everything goes into a temporary folder beside the target, which is renamed at the end. Whatever interrupts the export
-(an error, Ctrl-C) leaves neither a half-written bundle nor the temporary folder.
+Everything goes into a temporary folder beside the target, which takes its place at the end. Whatever interrupts the export
+(an error, Ctrl-C) leaves neither a half-written bundle nor the temporary folder; what a killed process leaves is removed
+by the next export.
 """
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -17,8 +17,11 @@ import numpy as np
 import onnx_ir as ir
 
 from xlstm_edge_runtime import __version__
-from xlstm_edge_runtime.errors import CheckpointError, InputError
+from xlstm_edge_runtime.errors import CheckpointError, InputError, shown
+from xlstm_edge_runtime.files import PARTIAL, atomic_folder
 from xlstm_edge_runtime.manifest import MANIFEST, Dimensions, FileEntry, GraphInfo, Manifest, file_entry
+from xlstm_edge_runtime.tune import FOLDER as TUNED
+from xlstm_edge_runtime.tune import RECORD
 
 from .checkpoints import Checkpoint
 from .checkpoints.files import sha256
@@ -29,12 +32,15 @@ from .quantize.rewrite import QuantizeGraph
 from .quantize.sources import Load, Quantizer, quantized_sources, round_to_nearest
 from .reference import Progress, iterate_names, no_progress
 from .spec import MLSTM, SLSTM, ModelSpec, UpMLSTM
-from .special import TextSide, text_side
+from .special import TOKENIZER, TextSide, text_side
 from .trace import GraphOptions, graph_states, input_name, output_name, trace
 from .vectors import make_vectors, write_vectors
 from .weights import FloatArray, Weight
 
 GRAPH, VECTORS = "model.onnx", "vectors.json"
+# All that an export writes, and all that tuning adds: what --force may remove.
+BUNDLE_FILES = {MANIFEST, GRAPH, f"{GRAPH}.data", VECTORS, TOKENIZER}
+TUNED_FILES = {RECORD, GRAPH, f"{GRAPH}.data"}
 MINIMUM_ONNXRUNTIME = {"ort": "1.26", "portable": "1.17"}
 KINDS = {UpMLSTM: "mlstm", MLSTM: "mlstm", SLSTM: "slstm"}
 
@@ -58,7 +64,7 @@ def write_bundle(
     _refuse_target(out, force)
     _audit(checkpoint)
     text = text_side(checkpoint)
-    with _temporary(out) as folder:
+    with _placed(out, force) as folder:
         progress("trace", 0, 1)
         model = trace(checkpoint.spec, options)
         progress("trace", 1, 1)
@@ -71,7 +77,6 @@ def write_bundle(
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
         manifest = describe(checkpoint, options, text, files, _quantization(plan or {}, recipe or {}))
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        _replace(folder, out)
     return manifest
 
 
@@ -162,39 +167,46 @@ def _finite(name: str, weight: Weight) -> FloatArray:
 
 
 def _refuse_target(out: Path, force: bool) -> None:
-    if not out.exists():
+    """Before any work: InputError for a path that the bundle could not take at the end."""
+    if not out.exists() and not out.is_symlink():
         if not out.parent.is_dir():
-            raise InputError(f"expected the folder {out.parent} for the bundle, came none; make it first")
-        return
-    if not force:
-        raise InputError(f"expected a new path for the bundle, came {out}, which exists; pass --force to replace it")
-    if not (out / MANIFEST).is_file():
-        raise InputError(f"expected --force to replace a bundle, came {out}, which is none; remove it yourself")
+            raise InputError(f"expected the folder {shown(str(out.parent))} for the bundle, came none; make it first")
+    elif not force:
+        raise InputError(
+            f"expected a new path for the bundle, came {shown(str(out))}, which exists; pass --force to replace a bundle"
+        )
+    else:
+        _check_replaceable(out)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """InputError unless the folder holds a bundle and nothing else, so that replacing it loses nothing of the user's."""
+    if not (folder / MANIFEST).is_file():
+        raise InputError(
+            f"expected --force to replace a bundle, came {shown(str(folder))}, which is none; choose another path"
+        )
+    if foreign := sorted(path.name for path in folder.iterdir() if not _belongs(path)):
+        raise InputError(
+            f"expected only a bundle's files in {shown(str(folder))}, came {shown(foreign[0])}; move it elsewhere first"
+        )
+
+
+def _belongs(path: Path) -> bool:
+    if path.name == TUNED:
+        return path.is_dir() and all(file.name in TUNED_FILES for file in path.iterdir())
+    return path.name in BUNDLE_FILES or PARTIAL.fullmatch(path.name) is not None
 
 
 @contextlib.contextmanager
-def _temporary(out: Path) -> Iterator[Path]:
-    folder = out.with_name(f".{out.name}.{os.getpid()}.partial")
+def _placed(out: Path, force: bool) -> Iterator[Path]:
     try:
-        folder.mkdir()
-    except OSError as error:
-        raise InputError(f"expected to write beside {out}, came {error.strerror}; choose another path") from error
-    try:
-        yield folder
+        with atomic_folder(out, replace=force, check=_check_replaceable) as folder:
+            yield folder
+    except FileExistsError as error:
+        raise InputError(
+            f"expected {shown(str(out))} as it was when the export began, came something new there; look at it first"
+        ) from error
     except OSError as error:
         raise InputError(
-            f"expected to write the bundle to {out}, came {error.strerror or error}; free space or move"
+            f"expected to write the bundle to {shown(str(out))}, came {error.strerror or error}; free space or move"
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _replace(folder: Path, out: Path) -> None:
-    """Rename into place; an old bundle is moved aside first, so that no moment has half of each."""
-    if out.exists():
-        old = folder.with_suffix(".old")
-        out.rename(old)
-        folder.rename(out)
-        shutil.rmtree(old)
-    else:
-        folder.rename(out)

@@ -16,26 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlstm_edge_runtime.errors import InputError
+from xlstm_edge_runtime.contract import LARGEST_CHUNK, RECIPE
+from xlstm_edge_runtime.errors import InputError, printable, shown
+from xlstm_edge_runtime.reading import read_bytes
 
 from .quantize.plan import PRESETS, QuantizeOptions
 
-LARGEST_CHUNK = 4096
+LARGEST_RECIPE = 1 << 20
 GPTQ_GROUP, RTN_GROUP = 256, {"int8": 128}
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "flavour": str,
-    "chunk": int,
-    "all_logits": bool,
-    "quantize": str,
-    "method": str,
-    "calibrate": str,
-    "group_size": int,
-    "embedding_bits": int,
-    "head_bits": int,
-    "target_mb": (int, float),
-    "target_bpw": (int, float),
-    "keep": dict,
-}
+KINDS = RECIPE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,14 +118,22 @@ def read_recipe(path: str | Path | None, given: Mapping[str, Any]) -> Recipe:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_bytes(path, LARGEST_RECIPE).decode("utf-8"))
     except OSError as error:
-        raise InputError(f"expected a recipe at {path}, came {error.strerror}; check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"expected {path} to be TOML, came: {error}; correct it") from error
+        raise InputError(
+            f"expected a recipe at {shown(str(path))}, came {error.strerror or error}; check the path"
+        ) from error
+    except (ValueError, RecursionError) as error:  # what tomllib raises, for text and for numbers of many digits
+        raise InputError(f"expected {shown(path.name)} to be TOML, came: {_line(error)}; correct it") from error
     for name, value in values.items():
         if name not in KINDS:
-            raise InputError(f"expected settings among {', '.join(KINDS)} in {path.name}, came {name}; correct it")
+            raise InputError(
+                f"expected settings among {', '.join(KINDS)} in {shown(path.name)}, came {shown(name)}; correct it"
+            )
         if not isinstance(value, KINDS[name]) or (isinstance(value, bool) and KINDS[name] is not bool):
-            raise InputError(f"expected {name} in {path.name} of another type, came {value!r}; correct it")
+            raise InputError(f"expected {name} in {shown(path.name)} of another type, came {shown(value)}; correct it")
     return values
+
+
+def _line(error: Exception) -> str:
+    return printable(str(error))[:100]

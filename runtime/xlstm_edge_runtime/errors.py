@@ -8,8 +8,11 @@
     ├── VerificationError  a check ran and failed: the numbers differ from what they must be
     └── DependencyError    an optional package is needed for this call
 
-A message says what was expected, what came and what to do, in one sentence.
+A message says what was expected, what came and what to do, in one sentence. What a file or a caller brought is shown in it
+cut and escaped (`shown`), so that no message is endless and none controls a terminal.
 """
+
+LONGEST_SHOWN = 60
 
 
 class XlstmEdgeError(Exception):
@@ -38,3 +41,24 @@ class VerificationError(XlstmEdgeError):
 
 class DependencyError(XlstmEdgeError, ImportError):
     """An optional package is missing."""
+
+
+def shown(value: object) -> str:
+    """A value for a message: short, on one line, without anything that a terminal obeys.
+
+    Containers are named by their type alone: a few bytes of a document can stand for gigabytes of members.
+    """
+    if isinstance(value, str):
+        return repr(value) if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]!r}..."
+    if value is None:
+        return "nothing"
+    if isinstance(value, (bool, float)):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**LONGEST_SHOWN else "a number of many digits"
+    return f"a {type(value).__name__}"
+
+
+def printable(text: str) -> str:
+    """`text` with every character that is not printed (escapes, line breaks, halves of pairs) written as its code."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -8,80 +8,69 @@ A bundle is a folder:
     vectors.json    test vectors; MUST be there, so that a device can check itself
     tokenizer.json  MAY be there
 
-Every file MUST be listed with its size and sha256; a name MUST be a plain file name, so that a bundle cannot reach
-outside its folder. A reader MUST refuse another `schema`, because a wrong guess would compute nonsense silently.
+Every file that the graph reads MUST be listed with its size and sha256; a name MUST be a plain file name, so that a bundle
+cannot reach outside its folder. A file MAY be a link into `blobs/` two levels up, as the Hugging Face cache lays out
+`models--NAME/snapshots/REVISION/`, and no other link. A reader MUST refuse another `schema` and keys that it does not know,
+because a wrong guess would compute nonsense silently.
 """
 
 import dataclasses
 import hashlib
 import json
-import re
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from .errors import BundleError, StateError
-from .state import StateSpec, StateTable
+from .contract import (
+    HASH,
+    MANIFEST,
+    SAMPLING,
+    Dimensions,
+    FileEntry,
+    GraphInfo,
+    SpecialTokens,
+    TokenizerInfo,
+    read_dimensions,
+    read_files,
+    read_graph,
+    read_quantization,
+    read_sampling,
+    read_special,
+    read_state,
+    read_tokenizer,
+)
+from .errors import BundleError, shown
+from .reading import LONGEST_PATH, Reader, open_regular, parse_json, read_bytes
+from .state import StateTable
+
+__all__ = [
+    "MANIFEST",
+    "Dimensions",
+    "FileEntry",
+    "GraphInfo",
+    "Manifest",
+    "SpecialTokens",
+    "TokenizerInfo",
+    "check_hash",
+    "file_entry",
+    "read_manifest",
+]
 
 FORMAT = "xlstm-edge"
-SCHEMA = 1
-MANIFEST = "manifest.json"
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-LARGEST_MANIFEST = 64 << 20
-LARGEST_INITIAL = 3e38  # what float32 holds
-LONGEST_PATH = 4000  # systems raise errors of their own for longer ones
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """Size in bytes and hex sha256 of one file."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dimensions:
-    """What the model is; `vocab_size` None means float vectors in and out."""
-
-    width: int
-    vocab_size: int | None
-    blocks: tuple[str, ...]
-    parameters: int
-    tied: bool
-    context_length: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GraphInfo:
-    """How to call the graph: `chunk` is the largest number of tokens in one call."""
-
-    file: str
-    flavour: str
-    opset: int
-    input: str
-    output: str
-    chunk: int
-    all_logits: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenizerInfo:
-    """`kind` is byte, whitespace, huggingface or none; `file` is None where the kind needs none."""
-
-    kind: Literal["byte", "whitespace", "huggingface", "none"]
-    file: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpecialTokens:
-    """Ids; `stop` ends a generation, `bos` is put before a prompt if `add_bos`."""
-
-    bos: int | None = None
-    pad: int | None = None
-    stop: tuple[int, ...] = ()
-    add_bos: bool = False
+SCHEMA = 2
+VECTORS = "vectors.json"
+LARGEST_MANIFEST = 8 << 20
+# A state is about as large as the weights that move it; what asks for far more memory is no bundle of ours.
+STATE_PER_BYTE, SMALL_STATE = 64, 64 << 20
+VERSION = r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}"
+WORD = r"[ -~]{1,100}"
+SECTIONS = (
+    "format schema producer family minimum_runtime source model graph tokenizer special_tokens sampling quantization "
+    "state files"
+).split()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,63 +121,77 @@ class Manifest:
     @staticmethod
     def from_json(text: str) -> "Manifest":
         """Parse and check; BundleError names the first thing that is wrong."""
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(
-                "expected manifest.json to be JSON, came something else; export the bundle again"
-            ) from error
-        root = _Reader(document, "manifest.json")
-        if root.get("format", str) != FORMAT or (schema := root.get("schema", int)) != SCHEMA:
-            came = document.get("format"), document.get("schema")
-            raise BundleError(
-                f"expected a bundle of format {FORMAT!r}, schema {SCHEMA}, came {came}; use a matching version"
-            )
-        del schema
+        document = parse_json(text, MANIFEST, advice="export the bundle again")
+        _check_schema(document)
+        root = Reader(document, MANIFEST, SECTIONS)
+        model = read_dimensions(root.section("model", [f.name for f in dataclasses.fields(Dimensions)]))
         manifest = Manifest(
-            family=root.get("family", str),
-            producer=root.get("producer", str),
-            onnxruntime=root.section("minimum_runtime").get("onnxruntime", str),
-            source=root.section("source").get("sha256", str),
-            model=_dimensions(root.section("model")),
-            graph=_graph(root.section("graph")),
-            tokenizer=_tokenizer(root.section("tokenizer")),
-            special_tokens=_special(root.section("special_tokens")),
-            state=_state(root.section("state")),
-            files=_files(root.section("files")),
-            sampling=root.get("sampling", dict),
-            quantization=root.get("quantization", dict),
+            family=root.text("family", pattern=WORD),
+            producer=root.text("producer", pattern=WORD),
+            onnxruntime=root.section("minimum_runtime", ["onnxruntime"]).text("onnxruntime", pattern=VERSION),
+            source=root.section("source", ["sha256"]).text("sha256", pattern=HASH),
+            model=model,
+            graph=read_graph(root.section("graph", [f.name for f in dataclasses.fields(GraphInfo)])),
+            tokenizer=read_tokenizer(root.section("tokenizer", ["kind", "file"])),
+            special_tokens=read_special(
+                root.section("special_tokens", ["bos", "pad", "stop", "add_bos"]), model.vocab_size
+            ),
+            state=read_state(root.section("state", ["dtype", "bytes_per_session", "tensors"])),
+            files=read_files(root.section("files", None)),
+            sampling=read_sampling(root.section("sampling", (), optional=SAMPLING)),
+            quantization=read_quantization(root.section("quantization", (), optional=("recipe", "tensors"))),
         )
         _check_references(manifest)
         return manifest
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """The manifest of a bundle folder, every listed file checked to be there and of its stated size."""
+    """The manifest of a bundle folder, every listed file checked to be there, inside the folder and of its stated size."""
     folder = Path(folder)
-    path = folder / MANIFEST
-    if len(str(path)) > LONGEST_PATH or not path.is_file():
-        came = "a folder without one" if _is_dir(folder) else "nothing"
-        raise BundleError(
-            f"expected a bundle folder with {MANIFEST} at {str(folder)[:200]}, came {came}; check the path"
-        )
-    if path.stat().st_size > LARGEST_MANIFEST:
-        raise BundleError(
-            f"expected {MANIFEST} under {LARGEST_MANIFEST} bytes, came {path.stat().st_size}; export again"
-        )
     try:
-        manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
+        _inside(folder, MANIFEST)
+        content = read_bytes(folder / MANIFEST, LARGEST_MANIFEST)
+    except OSError as error:
+        came = (
+            (error.strerror or str(error)) if _has(folder) else "a folder without one" if _is_dir(folder) else "nothing"
+        )
+        raise BundleError(
+            f"expected a bundle folder with {MANIFEST} at {shown(str(folder))}, came {came}; check the path"
+        ) from error
+    try:
+        manifest = Manifest.from_json(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise BundleError(f"expected {MANIFEST} as UTF-8 text, came other bytes; export the bundle again") from error
     for name, entry in manifest.files.items():
-        file = folder / name
-        if file.is_symlink() or not file.is_file():
-            raise BundleError(f"expected the bundle's file {name}, came none; copy the whole folder")
-        if (size := file.stat().st_size) != entry.bytes:
+        try:
+            size = _inside(folder, name)
+        except OSError as error:
+            raise BundleError(
+                f"expected the bundle's file {name}, came {error.strerror or error}; copy the whole folder"
+            ) from error
+        if size != entry.bytes:
             raise BundleError(
                 f"expected {name} with {entry.bytes} bytes, came {size}; the file is damaged, copy it again"
             )
     return manifest
+
+
+def _inside(folder: Path, name: str) -> int:
+    """Size of a regular file of the bundle; OSError for none, and for a link that is not the Hugging Face cache's."""
+    path = folder / name
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        snapshot = folder.resolve()
+        if path.resolve().parent != snapshot.parent.parent / "blobs" or snapshot.parent.name != "snapshots":
+            raise OSError("a link out of the folder")
+        found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("no regular file")
+    return found.st_size
+
+
+def _has(folder: Path) -> bool:
+    return len(str(folder)) <= LONGEST_PATH and (folder / MANIFEST).exists()
 
 
 def _is_dir(folder: Path) -> bool:
@@ -204,135 +207,36 @@ def check_hash(folder: Path, name: str, entry: FileEntry) -> None:
 
 
 def file_entry(path: Path) -> FileEntry:
-    """Measure a file, reading it block by block."""
+    """Measure a regular file, reading it block by block; OSError for anything else."""
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
             size += len(block)
     return FileEntry(size, digest.hexdigest())
 
 
-class _Reader:
-    """Typed access to untrusted JSON, with the path of what is wrong in the error."""
-
-    def __init__(self, value: object, where: str) -> None:
-        if not isinstance(value, dict):
-            raise BundleError(f"expected {where} to be an object, came {type(value).__name__}; export the bundle again")
-        self.value, self.where = value, where
-
-    def get(self, key: str, *kinds: type) -> Any:
-        """A member of one of these types (a bool is no int)."""
-        value = self.value.get(key)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            names = " or ".join(kind.__name__ for kind in kinds)
-            raise BundleError(
-                f"expected {self.where} {key} as {names}, came {type(value).__name__}; export the bundle again"
-            )
-        return value
-
-    def section(self, key: str) -> "_Reader":
-        """A nested object."""
-        return _Reader(self.value.get(key), f"{self.where} {key}")
-
-    def items(self, key: str, *kinds: type) -> tuple[Any, ...]:
-        """A list of members of one of these types."""
-        values = self.get(key, list)
-        if not all(isinstance(v, kinds) and not isinstance(v, bool) for v in values):
-            raise BundleError(f"expected {self.where} {key} as a list of one type, came {values!r:.80}; export again")
-        return tuple(values)
-
-
-def _dimensions(reader: _Reader) -> Dimensions:
-    return Dimensions(
-        width=reader.get("width", int),
-        vocab_size=reader.get("vocab_size", int, type(None)),
-        blocks=reader.items("blocks", str),
-        parameters=reader.get("parameters", int),
-        tied=reader.get("tied", bool),
-        context_length=reader.get("context_length", int, type(None)),
-    )
-
-
-def _graph(reader: _Reader) -> GraphInfo:
-    names = {key: reader.get(key, str) for key in ("file", "flavour", "input", "output")}
-    graph = GraphInfo(
-        **names,
-        opset=reader.get("opset", int),
-        chunk=reader.get("chunk", int),
-        all_logits=reader.get("all_logits", bool),
-    )
-    if graph.chunk < 1:
-        raise BundleError(f"expected a chunk of 1 or more tokens, came {graph.chunk}; export the bundle again")
-    return graph
-
-
-def _tokenizer(reader: _Reader) -> TokenizerInfo:
-    kind = reader.get("kind", str)
-    if kind not in ("byte", "whitespace", "huggingface", "none"):
+def _check_schema(document: object) -> None:
+    """Before the keys, which another schema may have others of."""
+    root = Reader(document, MANIFEST, None)
+    came = root.value.get("format"), root.value.get("schema")
+    if came != (FORMAT, SCHEMA) or isinstance(came[1], (bool, float)):
         raise BundleError(
-            f"expected a tokenizer of kind byte, whitespace, huggingface or none, came {kind!r}; export again"
+            f"expected a bundle of format {FORMAT}, schema {SCHEMA}, came {shown(came[0])}, {shown(came[1])}; "
+            "export the checkpoint again with this version"
         )
-    return TokenizerInfo(kind=kind, file=reader.get("file", str, type(None)))
-
-
-def _special(reader: _Reader) -> SpecialTokens:
-    return SpecialTokens(
-        bos=reader.get("bos", int, type(None)),
-        pad=reader.get("pad", int, type(None)),
-        stop=reader.items("stop", int),
-        add_bos=reader.get("add_bos", bool),
-    )
-
-
-def _state(reader: _Reader) -> StateTable:
-    if reader.get("dtype", str) != "float32":
-        raise BundleError(f"expected a float32 state, came {reader.value['dtype']!r}; export the bundle again")
-    rows = []
-    for index, item in enumerate(reader.get("tensors", list)):
-        row = _Reader(item, f"{reader.where} tensors {index}")
-        initial = row.get("initial", int, float)
-        if not abs(initial) < LARGEST_INITIAL:
-            raise BundleError("expected finite initial states, came another number; export the bundle again")
-        spec = StateSpec(row.get("name", str), row.items("shape", int), float(initial), row.get("pieces", int))
-        if spec.pieces != 1 and (len(spec.shape) != 3 or spec.pieces < 1 or spec.shape[0] % spec.pieces):
-            raise BundleError(
-                f"expected state {spec.name} in pieces of its last axis, came {spec.pieces} of {spec.shape}; export again"
-            )
-        if any(size < 1 for size in spec.shape):
-            raise BundleError(
-                f"expected state {spec.name} with positive sizes, came {spec.shape}; export the bundle again"
-            )
-        if (row.get("input", str), row.get("output", str)) != (spec.input_name, spec.output_name):
-            raise BundleError(
-                f"expected state {spec.name} to go through {spec.input_name}, came another name; export again"
-            )
-        rows.append(spec)
-    try:
-        table = StateTable(rows)
-    except StateError as error:
-        raise BundleError(str(error)) from error
-    if reader.get("bytes_per_session", int) != table.nbytes:
-        raise BundleError(
-            f"expected bytes_per_session {table.nbytes} for this state table, came {reader.value['bytes_per_session']}; "
-            "the manifest is damaged, export again"
-        )
-    return table
-
-
-def _files(reader: _Reader) -> dict[str, FileEntry]:
-    entries = {}
-    for name in reader.value:
-        entry = reader.section(name)
-        if not PLAIN_NAME.fullmatch(name):
-            raise BundleError(f"expected plain file names, came {name!r}; do not trust this bundle")
-        entries[name] = FileEntry(entry.get("bytes", int), entry.get("sha256", str))
-    return entries
 
 
 def _check_references(manifest: Manifest) -> None:
-    needed = [manifest.graph.file, "vectors.json"] + ([manifest.tokenizer.file] if manifest.tokenizer.file else [])
+    graph = manifest.graph.file
+    needed = [graph, f"{graph}.data", VECTORS] + ([manifest.tokenizer.file] if manifest.tokenizer.file else [])
     if missing := [name for name in needed if name not in manifest.files]:
         raise BundleError(
             f"expected {missing[0]} among the bundle's files, came a list without it; export the bundle again"
+        )
+    total = sum(entry.bytes for entry in manifest.files.values())
+    if manifest.state.nbytes > max(SMALL_STATE, STATE_PER_BYTE * total):
+        raise BundleError(
+            f"expected a state that fits a bundle of {total:,} bytes, came one of {manifest.state.nbytes:,}; "
+            "do not trust this bundle"
         )

@@ -137,7 +137,7 @@ def _round_trip(model: Model, vectors: Vectors) -> str:
     session, other = model.session(), model.session()
     session.prefill(vectors.inputs[:-1])
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "state.npz"
+        path = Path(folder) / "state.safetensors"
         session.save(path)
         size = path.stat().st_size
         other.load(path)

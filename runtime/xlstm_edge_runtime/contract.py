@@ -1,0 +1,209 @@
+"""The sections of a manifest: what each holds, and how it is read from JSON that nobody trusts.
+
+`manifest` puts them together. Each reader takes a `Reader` whose keys are checked already and raises BundleError.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import BundleError, InputError, StateError, shown
+from .reading import Reader
+from .sampling import SamplingOptions
+from .state import StateSpec, StateTable
+
+MANIFEST = "manifest.json"
+LARGEST_INITIAL = 3e38  # what float32 holds
+LARGEST_DIMENSION, LARGEST_CHUNK = 1 << 31, 4096
+MOST_FILES, MOST_BLOCKS, MOST_TENSORS, MOST_STOPS, MOST_AXES = 64, 1 << 14, 1 << 17, 1024, 8
+FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+TENSOR_NAME = r"[A-Za-z0-9._]{1,200}"
+HASH = r"[0-9a-f]{64}"
+KINDS = ("byte", "whitespace", "huggingface", "none")
+# What decided an export, and the type of each: the options of the exporter's recipe.
+RECIPE: dict[str, type | tuple[type, ...]] = {
+    "flavour": str,
+    "chunk": int,
+    "all_logits": bool,
+    "quantize": str,
+    "method": str,
+    "calibrate": str,
+    "group_size": int,
+    "embedding_bits": int,
+    "head_bits": int,
+    "target_mb": (int, float),
+    "target_bpw": (int, float),
+    "keep": dict,
+}
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """Size in bytes and hex sha256 of one file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimensions:
+    """What the model is; `vocab_size` None means float vectors in and out."""
+
+    width: int
+    vocab_size: int | None
+    blocks: tuple[str, ...]
+    parameters: int
+    tied: bool
+    context_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphInfo:
+    """How to call the graph: `chunk` is the largest number of tokens in one call."""
+
+    file: str
+    flavour: str
+    opset: int
+    input: str
+    output: str
+    chunk: int
+    all_logits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerInfo:
+    """`kind` is byte, whitespace, huggingface or none; `file` is None where the kind needs none."""
+
+    kind: Literal["byte", "whitespace", "huggingface", "none"]
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialTokens:
+    """Ids; `stop` ends a generation, `bos` is put before a prompt if `add_bos`."""
+
+    bos: int | None = None
+    pad: int | None = None
+    stop: tuple[int, ...] = ()
+    add_bos: bool = False
+
+
+def read_dimensions(reader: Reader) -> Dimensions:
+    """What the model is."""
+    return Dimensions(
+        width=reader.integer("width", 1, LARGEST_DIMENSION),
+        vocab_size=None if reader.is_null("vocab_size") else reader.integer("vocab_size", 1, LARGEST_DIMENSION),
+        blocks=reader.texts("blocks", MOST_BLOCKS, pattern="mlstm|slstm"),
+        parameters=reader.integer("parameters", 0),
+        tied=reader.flag("tied"),
+        context_length=None if reader.is_null("context_length") else reader.integer("context_length", 1),
+    )
+
+
+def read_graph(reader: Reader) -> GraphInfo:
+    """How the graph is called."""
+    return GraphInfo(
+        file=reader.text("file", pattern=FILE_NAME),
+        flavour=reader.text("flavour", among=("ort", "portable")),
+        opset=reader.integer("opset", 1, 1000),
+        input=reader.text("input", pattern=TENSOR_NAME),
+        output=reader.text("output", pattern=TENSOR_NAME),
+        chunk=reader.integer("chunk", 1, LARGEST_CHUNK),
+        all_logits=reader.flag("all_logits"),
+    )
+
+
+def read_tokenizer(reader: Reader) -> TokenizerInfo:
+    """Which tokenizer, and its file."""
+    kind = reader.text("kind", among=KINDS)
+    file = None if reader.is_null("file") else reader.text("file", pattern=FILE_NAME)
+    if (file is None) != (kind in ("byte", "none")):
+        raise reader.refuse(f"{reader.where} file", f"what a tokenizer of kind {kind} needs", file)
+    return TokenizerInfo(kind=kind, file=file)  # type: ignore[arg-type]  # one of KINDS
+
+
+def read_special(reader: Reader, vocab_size: int | None) -> SpecialTokens:
+    """Special tokens, inside the vocabulary."""
+    last = (vocab_size or 0) - 1
+    return SpecialTokens(
+        bos=None if reader.is_null("bos") else reader.integer("bos", 0, last),
+        pad=None if reader.is_null("pad") else reader.integer("pad", 0, last),
+        stop=reader.integers("stop", MOST_STOPS, 0, last),
+        add_bos=reader.flag("add_bos"),
+    )
+
+
+def read_sampling(reader: Reader) -> dict[str, Any]:
+    """Defaults that SamplingOptions accepts."""
+    try:
+        SamplingOptions.from_mapping(reader.value)
+    except InputError as error:
+        raise BundleError(f"in {reader.where}: {error}") from error
+    return dict(reader.value)
+
+
+def read_quantization(reader: Reader) -> dict[str, Any]:
+    """{} for float32, else the recipe and what it came to for each tensor."""
+    if not reader.value:
+        return {}
+    recipe = reader.section("recipe", (), optional=RECIPE)
+    for key, value in recipe.value.items():
+        kinds = RECIPE[key]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            raise recipe.refuse(f"{recipe.where} {key}", "another type", value)
+    if "keep" in recipe.value:
+        keep = recipe.section("keep", None)
+        for pattern in keep.value:
+            keep.integer(pattern, 2, 32)
+    tensors = reader.section("tensors", None)
+    if not 1 <= len(tensors.value) <= MOST_TENSORS:
+        raise tensors.refuse(tensors.where, "one tensor or more", f"{len(tensors.value)} of them")
+    schemes = {name: tensors.section(name, ["bits", "group"]) for name in tensors.value}
+    return {
+        "recipe": dict(recipe.value),
+        "tensors": {
+            name: {"bits": scheme.integer("bits", 2, 8), "group": scheme.integer("group", 16, 256)}
+            for name, scheme in schemes.items()
+        },
+    }
+
+
+def read_state(reader: Reader) -> StateTable:
+    """The state table, in graph order."""
+    reader.text("dtype", among=("float32",))
+    keys = ("name", "input", "output", "shape", "pieces", "initial")
+    try:
+        table = StateTable([_state_row(row) for row in reader.sections("tensors", MOST_TENSORS, keys)])
+    except StateError as error:
+        raise BundleError(str(error)) from error
+    if reader.integer("bytes_per_session", 0) != table.nbytes:
+        raise reader.refuse(
+            f"{reader.where} bytes_per_session", f"{table.nbytes} for this table", reader.value["bytes_per_session"]
+        )
+    return table
+
+
+def _state_row(row: Reader) -> StateSpec:
+    initial = row.number("initial", -LARGEST_INITIAL, LARGEST_INITIAL)
+    shape = row.integers("shape", MOST_AXES, 1, LARGEST_DIMENSION)
+    pieces = row.integer("pieces", 1, LARGEST_DIMENSION)
+    if pieces != 1 and (len(shape) != 3 or shape[0] % pieces):
+        raise row.refuse(f"{row.where} pieces", f"a part of the first axis of {shape}", pieces)
+    spec = StateSpec(row.text("name", pattern=TENSOR_NAME), shape, initial, pieces)
+    if (row.text("input"), row.text("output")) != (spec.input_name, spec.output_name):
+        raise row.refuse(row.where, f"a tensor that goes through {spec.input_name}", row.value["input"])
+    return spec
+
+
+def read_files(reader: Reader) -> dict[str, FileEntry]:
+    """Sizes and hashes by plain file name."""
+    if len(reader.value) > MOST_FILES:
+        raise reader.refuse(reader.where, f"at most {MOST_FILES} files", f"{len(reader.value)} of them")
+    entries = {}
+    for name in reader.value:
+        if not re.fullmatch(FILE_NAME, name) or name == MANIFEST:
+            raise BundleError(f"expected plain file names, came {shown(name)}; do not trust this bundle")
+        entry = reader.section(name, ["bytes", "sha256"])
+        entries[name] = FileEntry(entry.integer("bytes", 0), entry.text("sha256", pattern=HASH))
+    return entries
