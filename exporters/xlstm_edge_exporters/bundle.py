@@ -60,8 +60,8 @@ def write_bundle(
 
     `plan` names the tensors to quantize, `quantizer` does it, `recipe` goes into the manifest to say how.
     """
+    _refuse_target(Path(out), force)
     out = Path(out).resolve()
-    _refuse_target(out, force)
     _audit(checkpoint)
     text = text_side(checkpoint)
     with _placed(out, force) as folder:
