@@ -1,21 +1,32 @@
 """`python -m xlstm_edge` and the `xlstm-edge` command: start the CLI, or say which extra it needs."""
 
+import os
+import signal
 import sys
+from types import FrameType
+
+from .streams import prepare_streams
 
 
 def main() -> None:
     """Run the command line; its packages are an extra, so that a device can do without."""
+    prepare_streams()
+    before = signal.signal(signal.SIGINT, _leave)  # nothing is open yet, and an import must not see an exception
     try:
         from .cli import run_cli  # noqa: PLC0415  # the extra may be missing
-    except KeyboardInterrupt:
-        sys.stderr.write("error: interrupted\n")
-        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        sys.stderr.write(f"error: expected the package {error.name}, came none; pip install 'xlstm-edge[cli]'\n")
+        os.write(2, f"error: expected the package {error.name}, came none; pip install 'xlstm-edge[cli]'\n".encode())
         sys.exit(2)
+    signal.signal(signal.SIGINT, before)
     run_cli()
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    """Ctrl-C while packages are imported: nothing to clean up."""
+    os.write(2, b"error: interrupted\n")
+    os._exit(130)
 
 
 if __name__ == "__main__":

@@ -44,11 +44,13 @@ def bench_bundle(
 ) -> dict[str, Any]:
     """Speeds in tokens a second, latencies in milliseconds, memory in bytes."""
     report = progress or _silent
+    report("loading", 0, 0)
     begin = time.perf_counter()
     model = load(bundle, threads=threads)
     load_seconds = time.perf_counter() - begin
     rival = _rival(model, against, compare, threads)
     runs, rival_rates, bandwidths = [], [], []
+    report("bench", 0, repeat)
     probe = ReadProbe(threads or os.cpu_count() or 1) if roofline else None
     for index in range(repeat + 1):
         runs.append(_run(model, prompt, generate))
@@ -90,10 +92,10 @@ def _summary(runs: Sequence[tuple[float, NDArray[np.float64]]], prompt: int, gen
     }
 
 
-def parse_depths(text: str) -> list[int]:
-    """'0,1k,1M' -> [0, 1000, 1000000]; InputError for anything else."""
+def parse_depths(text: str | None) -> list[int]:
+    """'0,1k,1M' -> [0, 1000, 1000000]; None -> []; InputError for anything else."""
     depths = []
-    for part in text.split(","):
+    for part in [] if text is None else text.split(","):
         word = part.strip().lower()
         factor = UNITS.get(word[-1:], 1)
         digits = word[:-1] if factor > 1 else word

@@ -15,9 +15,11 @@ def bench_table(result: dict[str, Any]) -> "Table":
     """For people."""
     from rich.table import Table  # noqa: PLC0415  # an extra
 
+    from .terminal import plain  # noqa: PLC0415  # same
+
     where = result["machine"]
     title = f"{result['bundle']} on {where['cpu']}, {where['threads']} threads, onnxruntime {where['onnxruntime']}"
-    table = Table("measure", "median", "min", "max", title=title, title_justify="left")
+    table = Table("measure", "median", "min", "max", title=plain(title), title_justify="left")
     rates = [
         (f"prompt of {result['prompt_tokens']}, tokens/s", result["prompt_tokens_per_second"]),
         (f"generate {result['generated_tokens']}, tokens/s", result["generated_tokens_per_second"]),
@@ -25,7 +27,7 @@ def bench_table(result: dict[str, Any]) -> "Table":
     if "rival" in result:
         rates.append((f"{result['rival']['name']}, tokens/s", result["rival"]["generated_tokens_per_second"]))
     for name, values in rates:
-        table.add_row(name, *(f"{values[column]:,.0f}" for column in ("median", "min", "max")))
+        table.add_row(plain(name), *(f"{values[column]:,.0f}" for column in ("median", "min", "max")))
     if "rival" in result:
         table.add_row("ratio", f"{result['rival']['ratio']:.2f}")
     latency = result["latency_ms"]
@@ -48,8 +50,10 @@ def bench_table(result: dict[str, Any]) -> "Table":
     return table
 
 
-def plot_depths(result: dict[str, Any], path: str | Path) -> None:
-    """Latency and resident memory over depth, as PNG; InputError without a depth sweep."""
+def plot_depths(result: dict[str, Any], path: str | Path | None) -> None:
+    """Latency and resident memory over depth, as PNG, if a path is given; InputError without a depth sweep."""
+    if path is None:
+        return
     rows = result.get("depths")
     if not rows:
         raise InputError("expected a depth sweep to plot, came none; pass --depth 0,1k,100k,1M")

@@ -1,22 +1,19 @@
 """The command line: arguments in, one verb of the facade called, tables or JSON out.
 
-Exit codes: 0 done; 1 a check failed; 2 bad input or usage; 130 interrupted. Results go to stdout, progress, statistics
-and errors to stderr. No logic lives here.
+Results go to stdout, progress, statistics and errors to stderr; exit codes are those of `terminal`. No logic lives here.
 """
 
-import json
-import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from xlstm_edge_runtime import __version__
-from xlstm_edge_runtime.errors import InputError, VerificationError, XlstmEdgeError
+from xlstm_edge_runtime.errors import InputError
 from xlstm_edge_runtime.tune import tune_bundle
 
 from . import facade, options
@@ -27,21 +24,28 @@ from .evaluate import evaluate, evaluate_table, plot
 from .progress import bars
 from .report import check_plot_path, facts_table, state_table
 from .run import RunRequest, read_prompt, run_bundle
+from .terminal import err, guarded, instant_interrupt, note, plain, print_json, show, write_foreign
 
 app = typer.Typer(
     name="xlstm-edge",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Put a trained xLSTM on a device: export it to ONNX with explicit state, verify it, stream with constant memory.",
 )
-out, err = Console(), Console(stderr=True)
+
+
+def _quiet(value: bool) -> None:
+    err.quiet = err.quiet or value
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; all cores if left out.")]
-INTERRUPTED = 130
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print results and errors only.", callback=_quiet, expose_value=False)
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="as tuned, else all cores")]
+NOT_RECIPE = ("checkpoint", "output", "recipe", "force", "as_json", "quiet")
 BundleArgument = Annotated[Path, typer.Argument(help="Bundle folder.", metavar="BUNDLE")]
 
 
@@ -63,17 +67,24 @@ def export(
     recipe: options.Recipe = None,
     all_logits: options.AllLogits = None,
     force: options.Force = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Export a trained checkpoint to a bundle.
 
     Example: `xlstm-edge export examples/shakespeare -o bundle --quantize int4`
     """
-    given = {name: value for name, value in locals().items() if name not in ("checkpoint", "output", "recipe", "force")}
+    given = {name: value for name, value in locals().items() if name not in NOT_RECIPE}
     given |= {"keep": _patterns(keep) if keep else None, "calibrate": str(calibrate) if calibrate else None}
     with bars(err) as progress:
+        facade.check_export(output, recipe=recipe, force=force, **given)
+        _load_exporters(progress)
         bundle = facade.export(checkpoint, output, recipe=recipe, force=force, progress=progress, **given)
+    if as_json:
+        print_json({"bundle": str(bundle.path), **facade.inspect(bundle.path)})
+        return
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
-    err.print(f"{bundle.path}: {bundle.manifest.model.parameters:,} parameters, {size:,} bytes", highlight=False)
+    note(f"{bundle.path}: {bundle.manifest.model.parameters:,} parameters, {size:,} bytes")
 
 
 @app.command()
@@ -82,37 +93,44 @@ def verify(
     against: Annotated[Path | None, typer.Option(help="Also compare with the checkpoint it came from.")] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Check a bundle: hashes, graph, test vectors, snapshots; exit code 1 if a check fails.
 
     Example: `xlstm-edge verify bundle --against examples/shakespeare`
     """
     with bars(err) as progress:
+        if against is not None:
+            _load_exporters(progress)
         checks = facade.verify(bundle, against=against, threads=threads, progress=progress)
     if as_json:
-        _print_json({"ok": True, "checks": [{"name": c.name, "detail": c.detail} for c in checks]})
+        print_json({"ok": True, "checks": [{"name": c.name, "detail": c.detail} for c in checks]})
         return
-    table = Table("check", "found", title=f"{bundle}: all checks passed", title_justify="left")
+    table = Table("check", "found", title=plain(f"{bundle}: all checks passed"), title_justify="left")
     for check in checks:
-        table.add_row(check.name, check.detail)
-    out.print(table)
+        table.add_row(check.name, plain(check.detail))
+    show(table)
 
 
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="Bundle or checkpoint.", metavar="BUNDLE_OR_CHECKPOINT")],
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Show what a bundle or a checkpoint is: family, sizes, state table, files.
 
     Example: `xlstm-edge inspect bundle --json`
     """
-    facts = facade.inspect(path)
+    with bars(err) as progress:
+        if not facade.is_bundle(path):
+            _load_exporters(progress)
+        facts = facade.inspect(path)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
-    out.print(facts_table(facts, f"{path}: a {facts['kind']}"))
-    out.print(state_table(facts))
+    show(facts_table(facts, f"{path}: a {facts['kind']}"))
+    show(state_table(facts))
 
 
 @app.command()
@@ -136,6 +154,7 @@ def run(
         bool, typer.Option("--stats", help="Print speed and memory to standard error at the end.")
     ] = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Continue a prompt, streaming the text.
 
@@ -149,15 +168,11 @@ def run(
         stop=tuple(stop or ()),
         threads=threads,
     )
-    try:
-        result = run_bundle(request, sys.stdout.write if not as_json else None, sys.stdout.flush)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does: no error, and nothing more to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit from None
+    result = run_bundle(request, None if as_json else write_foreign)
     if as_json:
-        _print_json(result)
+        print_json(result)
     elif stats:
-        err.print(_stats_line(result), highlight=False)
+        note(_stats_line(result))
 
 
 @app.command()
@@ -177,6 +192,7 @@ def bench(
         Path | None, typer.Option("--plot", help="Draw latency and memory over depth.", metavar="FILE.png")
     ] = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Measure prompt and generation speed and memory: medians and spread of repeated runs.
 
@@ -184,28 +200,29 @@ def bench(
     """
     check_plot_path(plot_file)
     with bars(err) as progress:
+        if compare is not None:
+            _load_exporters(progress)
         result = bench_bundle(
             bundle,
             threads=threads,
             prompt=prompt,
             generate=generate,
             repeat=repeat,
-            depths=parse_depths(depth) if depth is not None else (),
+            depths=parse_depths(depth),
             against=against,
             compare=compare,
             roofline=roofline,
             progress=progress,
         )
-    if plot_file is not None:
-        plot_depths(result, plot_file)
+    plot_depths(result, plot_file)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
-        out.print(bench_table(result))
+        show(bench_table(result))
 
 
 @app.command()
-def tune(bundle: BundleArgument, as_json: JsonOption = False) -> None:
+def tune(bundle: BundleArgument, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Fit a bundle to this machine, once: threads, chunk size, weights in this CPU's layout.
 
     Example: `xlstm-edge tune bundle`
@@ -214,12 +231,12 @@ def tune(bundle: BundleArgument, as_json: JsonOption = False) -> None:
         tuning = tune_bundle(bundle, progress=progress)
     facts = {name: value for name, value in asdict(tuning).items() if name not in ("key", "files")}
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
-    table = Table("setting", "chosen", title=f"{bundle}: tuned for this machine", title_justify="left")
+    table = Table("setting", "chosen", title=plain(f"{bundle}: tuned for this machine"), title_justify="left")
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), f"{value:,.0f}" if isinstance(value, float) else str(value))
-    out.print(table)
+    show(table)
 
 
 @app.command("eval")
@@ -233,6 +250,7 @@ def evaluate_command(
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw size against KL.", metavar="FILE.png")] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Measure what quantization costs: perplexity, KL divergence, agreement with the float model.
 
@@ -240,13 +258,15 @@ def evaluate_command(
     """
     check_plot_path(plot_file)
     with bars(err) as progress:
+        if not facade.is_bundle(against):
+            _load_exporters(progress)
         results = evaluate(bundles, against=against, text=text, tokens=tokens, threads=threads, progress=progress)
     if plot_file is not None:
         plot(results, plot_file)
     if as_json:
-        _print_json(results)
+        print_json(results)
     else:
-        out.print(evaluate_table(results))
+        show(evaluate_table(results))
 
 
 @app.command()
@@ -255,45 +275,33 @@ def demo(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint; the shipped Shakespeare model if left out.")
     ] = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Run the main job on the shipped checkpoint: export, verify, inspect, stream 200 tokens.
 
     Example: `xlstm-edge demo`
     """
-    run_demo(checkpoint, output, out, err)
+    run_demo(checkpoint, output)
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def root(version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False) -> None:
     """Options before the command."""
     if version:
-        out.print(f"xlstm-edge {__version__}", highlight=False)
+        show(f"xlstm-edge {__version__}")
         raise typer.Exit
 
 
 def run_cli() -> None:
-    """Run the app and turn every expected failure into one sentence and an exit code."""
-    try:
-        app()
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
-            sys.stderr.write("error: interrupted\n")
-        raise
-    except VerificationError as error:
-        _fail(str(error), 1)
-    except XlstmEdgeError as error:
-        _fail(str(error), 2)
+    """Run the app and turn every failure into one sentence and an exit code."""
+    sys.exit(guarded(lambda: app(standalone_mode=False)))
 
 
-def _fail(message: str, code: int) -> None:
-    if "--json" in sys.argv:
-        _print_json({"ok": False, "error": message, "exit_code": code})
-    sys.stderr.write(f"error: {message}\n")
-    sys.exit(code)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def _load_exporters(progress: Callable[[str, int, int], None]) -> None:
+    """torch takes seconds, in which Ctrl-C must work and somebody is looking."""
+    progress("loading torch", 0, 0)
+    with instant_interrupt():
+        facade.load_exporters()
 
 
 def _patterns(words: list[str]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xlstm_edge_runtime import Model, Session, load
 from xlstm_edge_runtime.errors import InputError
-from xlstm_edge_runtime.manifest import MANIFEST, read_manifest
+from xlstm_edge_runtime.manifest import read_manifest
 
 from . import facade
 from .report import figure, human
@@ -41,10 +41,14 @@ def evaluate(
     """One result a bundle, measured on the first `tokens` tokens of a text file against a bundle or a checkpoint."""
     for bundle in bundles:  # one that is missing is said before minutes of work on the others
         read_manifest(bundle)
-    with _reference(against, threads) as reference:
+    with _reference(against, threads, progress) as reference:
+        if progress is not None:
+            progress("reading text", 0, 0)
         ids = _read_ids(reference, Path(text), tokens)
         results = []
         for bundle in bundles:
+            if progress is not None:
+                progress(f"loading {Path(bundle).name}", 0, 0)
             model = load(bundle, threads=threads)
             if model.output_width != reference.output_width or not model.takes_ids:
                 raise InputError(
@@ -58,25 +62,31 @@ def evaluate(
 
 def evaluate_table(results: Sequence[dict[str, Any]]) -> "Table":
     """For people."""
-    from rich.table import Table  # noqa: PLC0415  # an extra
+    from rich import box  # noqa: PLC0415  # an extra
+    from rich.table import Table  # noqa: PLC0415  # same
+
+    from .terminal import plain  # noqa: PLC0415  # same
 
     title = (
         f"Against the float model, {results[0]['tokens']} tokens, perplexity {results[0]['reference_perplexity']:.3f}"
     )
-    table = Table("bundle", "size", "perplexity", "change", "KL", "KL p99", "same top-1", "delta p, 5 % to 95 %")
-    table.title, table.title_justify = title, "left"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("bundle", overflow="fold")
+    for column in ("size", "perplexity", "change", "KL", "KL p99", "top-1", "delta p, %"):  # these fit 80 columns
+        table.add_column(column, justify="right", no_wrap=True)
     for r in results:
         delta = r["delta_p_percentiles"]
         table.add_row(
-            Path(r["bundle"]).name,
+            plain(Path(r["bundle"]).name),
             human(r["bytes"]),
             f"{r['perplexity']:.3f}",
             f"{r['perplexity_change']:+.2%}",
             f"{r['kl_mean']:.5f}",
             f"{r['kl_p99']:.4f}",
             f"{r['top1_agreement']:.2%}",
-            f"{delta['5']:+.2%} to {delta['95']:+.2%}",
+            f"{delta['5'] * 100:+.2f} {delta['95'] * 100:+.2f}",
         )
+    table.caption = "top-1: same likeliest token; delta p: 5 % to 95 % of the changes of the true token's probability"
     return table
 
 
@@ -128,15 +138,15 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 @contextmanager
-def _reference(path: str | Path, threads: int | None) -> Iterator[Model]:
+def _reference(path: str | Path, threads: int | None, progress: Progress | None) -> Iterator[Model]:
     """A bundle as it is; a checkpoint as a float32 bundle made for the occasion."""
-    if (Path(path) / MANIFEST).is_file():
+    if facade.is_bundle(path):
         model = load(path, threads=threads)
         _check_takes_ids(model)
         yield model
         return
     with tempfile.TemporaryDirectory() as folder:
-        facade.export(path, Path(folder) / "float")
+        facade.export(path, Path(folder) / "float", progress=progress)
         model = load(Path(folder) / "float", threads=threads)
         _check_takes_ids(model)
         yield model

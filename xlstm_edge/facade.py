@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from xlstm_edge_runtime.errors import DependencyError, InputError
 from xlstm_edge_runtime.manifest import MANIFEST, Manifest, read_manifest
+from xlstm_edge_runtime.reading import LONGEST_PATH
 from xlstm_edge_runtime.verify import Check, verify_bundle
 
 from .report import describe_bundle, describe_checkpoint
 
 if TYPE_CHECKING:
     from xlstm_edge_exporters.checkpoints import Checkpoint
+    from xlstm_edge_exporters.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
 EXPORT_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "yaml"}
@@ -45,15 +47,26 @@ def export(
     group_size, embedding_bits, head_bits, keep ({pattern: bits}), target_mb, target_bpw. They override those of the TOML
     file `recipe`. Raises an XlstmEdgeError and writes nothing if anything is wrong.
     """
+    chosen = check_export(bundle, recipe=recipe, force=force, **options)
     source = open_checkpoint(checkpoint)
     from xlstm_edge_exporters.export import export_checkpoint  # noqa: PLC0415  # loads torch
+
+    manifest = export_checkpoint(source, bundle, chosen, force=force, progress=progress or _silent)
+    return Bundle(Path(bundle), manifest)
+
+
+def check_export(
+    bundle: str | Path, *, recipe: str | Path | None = None, force: bool = False, **options: Any
+) -> "Recipe":
+    """What can be said of an export before torch is loaded: the recipe, or InputError for options and paths."""
+    from xlstm_edge_exporters.place import refuse_target  # noqa: PLC0415  # an extra
     from xlstm_edge_exporters.recipe import KINDS, read_recipe  # noqa: PLC0415  # same
 
     if unknown := sorted(options.keys() - KINDS.keys()):
         raise InputError(f"expected options among {', '.join(KINDS)}, came {', '.join(unknown)}; correct them")
     chosen = read_recipe(recipe, options)
-    manifest = export_checkpoint(source, bundle, chosen, force=force, progress=progress or _silent)
-    return Bundle(Path(bundle), manifest)
+    refuse_target(Path(bundle), force)
+    return chosen
 
 
 def verify(
@@ -75,21 +88,33 @@ def verify(
 
 def inspect(path: str | Path) -> dict[str, Any]:
     """What a bundle or a checkpoint is: family, dimensions, state table, files; as plain data."""
-    if (Path(path) / MANIFEST).is_file():
+    if is_bundle(path):
         return describe_bundle(read_manifest(path))
     return describe_checkpoint(open_checkpoint(path))
 
 
-def open_checkpoint(path: str | Path) -> "Checkpoint":
-    """The exporter's `open_checkpoint`; DependencyError if its packages are not installed."""
+def is_bundle(path: str | Path) -> bool:
+    """Whether a path is a folder with a manifest, whatever is in it."""
+    return len(str(path)) <= LONGEST_PATH and (Path(path) / MANIFEST).exists()
+
+
+def load_exporters() -> None:
+    """Import what reading checkpoints needs, torch above all; DependencyError if it is not installed."""
     try:
-        from xlstm_edge_exporters import checkpoints  # noqa: PLC0415  # loads torch
+        from xlstm_edge_exporters import checkpoints, export  # noqa: F401, PLC0415  # loads torch
     except ModuleNotFoundError as error:
         if error.name not in EXPORT_PACKAGES:
             raise
         raise DependencyError(
             f"expected the package {error.name} for reading checkpoints, came none; pip install 'xlstm-edge[export]'"
         ) from error
+
+
+def open_checkpoint(path: str | Path) -> "Checkpoint":
+    """The exporter's `open_checkpoint`; DependencyError if its packages are not installed."""
+    load_exporters()
+    from xlstm_edge_exporters import checkpoints  # noqa: PLC0415  # loads torch
+
     return checkpoints.open_checkpoint(path)
 
 

@@ -5,36 +5,46 @@ from typing import Annotated, Literal
 
 import typer
 
-Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint folder, or a weights file with its config beside it.")]
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(help="Checkpoint folder, or a weights file with its config beside it.", metavar="CHECKPOINT"),
+]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.", metavar="BUNDLE")]
 Flavour = Annotated[
     Literal["ort", "portable"] | None,
-    typer.Option(help="**ort** for onnxruntime (any chunk length), **portable** for other runtimes; ort if left out."),
+    typer.Option(
+        help="**ort** for onnxruntime (any chunk length), **portable** for other runtimes.", show_default="ort"
+    ),
 ]
-Chunk = Annotated[int | None, typer.Option(help="Most tokens of one call (ort); 64 if left out.")]
+Chunk = Annotated[int | None, typer.Option(help="Most tokens of one call (ort).", show_default="64")]
 Quantize = Annotated[
     Literal["int8", "int4", "mixed"] | None,
-    typer.Option(help="Integers for the large matrices; float32 if left out."),
+    typer.Option(help="Integers for the large matrices.", show_default="float32"),
 ]
 Method = Annotated[
     Literal["rtn", "gptq"] | None,
-    typer.Option(help="**rtn** rounds, **gptq** calibrates; gptq if there is a text to calibrate on."),
+    typer.Option(help="**rtn** rounds, **gptq** calibrates.", show_default="gptq with --calibrate, else rtn"),
 ]
 Calibrate = Annotated[
     Path | None, typer.Option(help="Text, like the model's own, that gptq and mixed learn from.", metavar="FILE")
 ]
 GroupSize = Annotated[
     int | None,
-    typer.Option(help="Weights that share a scale, 16 to 256; if left out 256 for gptq, for rtn 32 (int8: 128)."),
+    typer.Option(help="Weights that share a scale, 16 to 256.", show_default="gptq 256; rtn 32, int8 128"),
 ]
-EmbeddingBits = Annotated[int | None, typer.Option(help="2, 4, 8 or 32 for the embedding.")]
-HeadBits = Annotated[int | None, typer.Option(help="2, 4, 8 or 32 for the output head.")]
+EmbeddingBits = Annotated[
+    int | None, typer.Option(help="2, 4, 8 or 32 for the embedding.", show_default="as --quantize")
+]
+HeadBits = Annotated[int | None, typer.Option(help="2, 4, 8 or 32 for the output head.", show_default="as --quantize")]
 Keep = Annotated[
     list[str] | None, typer.Option(help="Bits for tensors by name, e.g. 'blocks.0.*=8'.", metavar="PATTERN=BITS")
 ]
 TargetMB = Annotated[
     float | None,
-    typer.Option(help="Million bytes that mixed may spend on weights; graph, tokenizer and alignment come on top."),
+    typer.Option(
+        help="Million bytes that mixed may spend on weights; graph, tokenizer and alignment come on top.",
+        show_default="30 % of the way from int4 to int8",
+    ),
 ]
 TargetBPW = Annotated[float | None, typer.Option(help="The same in bits a weight.")]
 Recipe = Annotated[Path | None, typer.Option(help="TOML file with these options.", metavar="FILE")]

@@ -74,7 +74,9 @@ def facts_table(facts: Facts, title: str) -> "Table":
     """The facts a person wants first, one a row."""
     from rich.table import Table  # noqa: PLC0415  # an extra
 
-    table = Table(title=title, show_header=False, title_justify="left")
+    from .terminal import plain  # noqa: PLC0415  # same
+
+    table = Table(title=plain(title), show_header=False, title_justify="left")
     counts: Counter[str] = Counter(facts["blocks"])
     blocks = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     rows = {
@@ -92,7 +94,7 @@ def facts_table(facts: Facts, title: str) -> "Table":
         rows["tokenizer"] = facts["tokenizer"]
     rows["files"] = "\n".join(f"{name}  {human(entry['bytes'])}" for name, entry in facts["files"].items())
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(name, plain(value))
     return table
 
 
@@ -100,12 +102,14 @@ def state_table(facts: Facts) -> "Table":
     """The state table, equal shapes of many blocks in one row."""
     from rich.table import Table  # noqa: PLC0415  # an extra
 
+    from .terminal import plain  # noqa: PLC0415  # same
+
     table = Table("state", "shape", "initial", "tensors", title="State, float32", title_justify="left")
     counts: Counter[tuple[str, tuple[int, ...], float]] = Counter(
         (row["name"].split(".")[-1], tuple(row["shape"]), row["initial"]) for row in facts["state"]
     )
     for (name, shape, initial), count in counts.items():
-        table.add_row(name, " x ".join(map(str, shape)), f"{initial:g}", str(count))
+        table.add_row(plain(name), " x ".join(map(str, shape)), f"{initial:g}", str(count))
     return table
 
 

@@ -70,7 +70,7 @@ def read_prompt(prompt: str | None, file: str | None) -> str:
     return _not_empty(_decode(sys.stdin.buffer.read(), "standard input"))
 
 
-def run_bundle(request: RunRequest, write: Callable[[str], Any] | None, flush: Callable[[], Any]) -> dict[str, Any]:
+def run_bundle(request: RunRequest, write: Callable[[str], Any] | None) -> dict[str, Any]:
     """Stream to `write` if given; returns text, finish reason, usage, speed and memory."""
     model = load(request.bundle, threads=request.threads)
     if not model.takes_ids:
@@ -89,12 +89,10 @@ def run_bundle(request: RunRequest, write: Callable[[str], Any] | None, flush: C
                 texts.append(event.text)
             else:
                 write(event.text)
-                flush()
         else:
             finish = event
     if write is not None:
         write("\n")
-        flush()
     assert finish is not None  # a generation that nobody closes ends with one
     return _summary(finish, "".join(texts), session.nbytes)
 

@@ -5,9 +5,8 @@ Everything goes into a temporary folder beside the target, which takes its place
 by the next export.
 """
 
-import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -17,30 +16,24 @@ import numpy as np
 import onnx_ir as ir
 
 from xlstm_edge_runtime import __version__
-from xlstm_edge_runtime.errors import CheckpointError, InputError, shown
-from xlstm_edge_runtime.files import PARTIAL, atomic_folder
-from xlstm_edge_runtime.manifest import MANIFEST, Dimensions, FileEntry, GraphInfo, Manifest, file_entry
-from xlstm_edge_runtime.tune import FOLDER as TUNED
-from xlstm_edge_runtime.tune import RECORD
+from xlstm_edge_runtime.errors import CheckpointError
+from xlstm_edge_runtime.manifest import MANIFEST, VECTORS, Dimensions, FileEntry, GraphInfo, Manifest, file_entry
 
 from .checkpoints import Checkpoint
 from .checkpoints.files import sha256
 from .data import save_graph
+from .place import GRAPH, placed, refuse_target
 from .quantize.plan import Plan
 from .quantize.read import read_weights
 from .quantize.rewrite import QuantizeGraph
 from .quantize.sources import Load, Quantizer, quantized_sources, round_to_nearest
 from .reference import Progress, iterate_names, no_progress
 from .spec import MLSTM, SLSTM, ModelSpec, UpMLSTM
-from .special import TOKENIZER, TextSide, text_side
+from .special import TextSide, text_side
 from .trace import GraphOptions, graph_states, input_name, output_name, trace
 from .vectors import make_vectors, write_vectors
 from .weights import FloatArray, Weight
 
-GRAPH, VECTORS = "model.onnx", "vectors.json"
-# All that an export writes, and all that tuning adds: what --force may remove.
-BUNDLE_FILES = {MANIFEST, GRAPH, f"{GRAPH}.data", VECTORS, TOKENIZER}
-TUNED_FILES = {RECORD, GRAPH, f"{GRAPH}.data"}
 MINIMUM_ONNXRUNTIME = {"ort": "1.26", "portable": "1.17"}
 KINDS = {UpMLSTM: "mlstm", MLSTM: "mlstm", SLSTM: "slstm"}
 
@@ -60,14 +53,13 @@ def write_bundle(
 
     `plan` names the tensors to quantize, `quantizer` does it, `recipe` goes into the manifest to say how.
     """
-    _refuse_target(Path(out), force)
+    refuse_target(Path(out), force)
     out = Path(out).resolve()
     _audit(checkpoint)
     text = text_side(checkpoint)
-    with _placed(out, force) as folder:
-        progress("trace", 0, 1)
+    with placed(out, force) as folder:
+        progress("tracing", 0, 0)
         model = trace(checkpoint.spec, options)
-        progress("trace", 1, 1)
         write_graph(model, checkpoint, folder, progress, plan=plan, quantizer=quantizer)
         stored = read_weights(folder / GRAPH)
         groups = {name: scheme.group for name, scheme in (plan or {}).items()}
@@ -164,49 +156,3 @@ def _finite(name: str, weight: Weight) -> FloatArray:
     if not np.isfinite(array).all():
         raise CheckpointError(f"expected finite weights, came NaN or infinity in {name}; train or download it again")
     return array
-
-
-def _refuse_target(out: Path, force: bool) -> None:
-    """Before any work: InputError for a path that the bundle could not take at the end."""
-    if not out.exists() and not out.is_symlink():
-        if not out.parent.is_dir():
-            raise InputError(f"expected the folder {shown(str(out.parent))} for the bundle, came none; make it first")
-    elif not force:
-        raise InputError(
-            f"expected a new path for the bundle, came {shown(str(out))}, which exists; pass --force to replace a bundle"
-        )
-    else:
-        _check_replaceable(out)
-
-
-def _check_replaceable(folder: Path) -> None:
-    """InputError unless the folder holds a bundle and nothing else, so that replacing it loses nothing of the user's."""
-    if not (folder / MANIFEST).is_file():
-        raise InputError(
-            f"expected --force to replace a bundle, came {shown(str(folder))}, which is none; choose another path"
-        )
-    if foreign := sorted(path.name for path in folder.iterdir() if not _belongs(path)):
-        raise InputError(
-            f"expected only a bundle's files in {shown(str(folder))}, came {shown(foreign[0])}; move it elsewhere first"
-        )
-
-
-def _belongs(path: Path) -> bool:
-    if path.name == TUNED:
-        return path.is_dir() and all(file.name in TUNED_FILES for file in path.iterdir())
-    return path.name in BUNDLE_FILES or PARTIAL.fullmatch(path.name) is not None
-
-
-@contextlib.contextmanager
-def _placed(out: Path, force: bool) -> Iterator[Path]:
-    try:
-        with atomic_folder(out, replace=force, check=_check_replaceable) as folder:
-            yield folder
-    except FileExistsError as error:
-        raise InputError(
-            f"expected {shown(str(out))} as it was when the export began, came something new there; look at it first"
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"expected to write the bundle to {shown(str(out))}, came {error.strerror or error}; free space or move"
-        ) from error

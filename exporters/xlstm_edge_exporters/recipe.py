@@ -113,7 +113,12 @@ def read_recipe(path: str | Path | None, given: Mapping[str, Any]) -> Recipe:
         values = _read_toml(Path(path))
         if "calibrate" in values:
             values["calibrate"] = str(Path(path).parent / values["calibrate"])
-    return Recipe(**{**values, **{name: value for name, value in given.items() if value is not None}})
+    recipe = Recipe(**{**values, **{name: value for name, value in given.items() if value is not None}})
+    if recipe.quantize is not None:
+        recipe.quantize_options()  # its own checks, before anything is loaded
+    if recipe.calibrate is not None and not Path(recipe.calibrate).is_file():
+        raise InputError(f"expected a UTF-8 text at {shown(recipe.calibrate)}, came none; check the path")
+    return recipe
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

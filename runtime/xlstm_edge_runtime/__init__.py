@@ -9,7 +9,14 @@ for piece in model.stream("To be", max_tokens=64):
 session = model.session()            # a stream of its own: constant memory, whatever it reads
 logits = session.prefill([5, 17, 3])
 logits = session.step(42)
+
+onnxruntime's wheels send telemetry unless told not to when they are imported, and keep a device id in the home folder for
+it; so importing this package tells them, unless you have set ORT_DISABLE_TELEMETRY yourself (to 0, to allow it).
 """
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from .errors import (
     BundleError,

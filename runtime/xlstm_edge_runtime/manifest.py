@@ -48,6 +48,7 @@ from .state import StateTable
 
 __all__ = [
     "MANIFEST",
+    "VECTORS",
     "Dimensions",
     "FileEntry",
     "GraphInfo",

@@ -8,12 +8,15 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import TYPE_CHECKING
 
 from xlstm_edge_runtime.errors import InputError
 
 from ..spec import ModelSpec
-from ..weights import Weights
 from .scheme import BITS, Scheme
+
+if TYPE_CHECKING:
+    from ..weights import Weights  # loads torch, which the options of an export are checked without
 
 KEEP_FLOAT = 32
 SMALLEST_FIT, LARGEST_TABLE_GROUP = 32, 128  # groups below 32 cost more speed than padding does
@@ -62,7 +65,7 @@ class QuantizeOptions:
         return {HEAD: self.head_bits, EMBEDDING: self.embedding_bits}.get(name)
 
 
-def make_plan(spec: ModelSpec, weights: Weights, options: QuantizeOptions) -> dict[str, Scheme]:
+def make_plan(spec: ModelSpec, weights: "Weights", options: QuantizeOptions) -> dict[str, Scheme]:
     """Canonical name -> scheme; names that are not in it stay float32. InputError for a pattern that matches nothing."""
     if spec.vocab_size is None and (options.head_bits or options.embedding_bits):
         raise InputError("expected a model with an embedding and a head, came a bare stack; leave their bits out")

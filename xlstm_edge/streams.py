@@ -1,0 +1,27 @@
+"""Make the standard streams usable before anything looks at them; needs nothing but Python."""
+
+import errno
+import io
+import os
+import sys
+
+
+class ClosedOutput(io.TextIOBase):
+    """Stands in for a standard output that was closed before we started."""
+
+    def write(self, _text: str) -> int:
+        """Fail as a closed descriptor does."""
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def prepare_streams() -> None:
+    """Make every standard stream usable, and let none of our files get the number of a closed one."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdin = sys.stdin if sys.stdin is not None else io.TextIOWrapper(io.BytesIO())
+    sys.stdout = sys.stdout if sys.stdout is not None else ClosedOutput()
+    sys.stderr = sys.stderr if sys.stderr is not None else io.StringIO()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows its code
+            stream.reconfigure(errors="backslashreplace")
