@@ -12,11 +12,15 @@ A message says what was expected, what came and what to do, in one sentence. Wha
 cut and escaped (`shown`), so that no message is endless and none controls a terminal.
 """
 
-LONGEST_SHOWN = 60
+LONGEST_SHOWN, LONGEST_MESSAGE = 60, 1000
 
 
 class XlstmEdgeError(Exception):
-    """Root of the tree: catch this to catch all."""
+    """Root of the tree: catch this to catch all. Its message is one printable line, whatever it was made of."""
+
+    def __init__(self, message: str = "") -> None:
+        text = printable(message)
+        super().__init__(text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}...")
 
 
 class InputError(XlstmEdgeError, ValueError):
