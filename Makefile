@@ -2,13 +2,25 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-oldest boards test-arm64 fuzz check bench clean
 
 demo: .venv/ready            ## export, verify, inspect and stream the shipped checkpoint
 	$(BIN)/xlstm-edge demo
 
 test: .venv/ready            ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-oldest: .venv/ready .oldest/ready   ## the runtime on the oldest versions that it claims
+	OLDEST=$(CURDIR)/.oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_oldest.py
+
+boards: .venv/ready          ## emulated ARM64 boards, once: Debian on x86-64, as root
+	$(BIN)/python tests/arm64/boards.py prepare .boards
+
+test-arm64: boards           ## the shipped model on emulated ARM64 boards
+	BOARDS=$(CURDIR)/.boards OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/arm64
+
+fuzz: .venv/ready            ## a million mutations of everything that strangers write; about 40 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.fuzz.run --mutations 1000000
 
 check: .venv/ready           ## lint, format, types
 	$(BIN)/ruff check .
@@ -29,5 +41,11 @@ bench: .venv/ready           ## speed and memory of the shipped checkpoint
 	$(BIN)/python -m pip install --quiet --no-deps xlstm==2.0.6 mlstm_kernels==2.0.6
 	touch $@
 
+# The lower bounds in pyproject.toml, and for the portable flavour the onnxruntime that its manifest asks for.
+.oldest/ready: pyproject.toml Makefile
+	$(PYTHON) -m venv .oldest/ort && .oldest/ort/bin/python -m pip install --quiet numpy==1.26.0 onnxruntime==1.26.0 tokenizers==0.21.0
+	$(PYTHON) -m venv .oldest/portable && .oldest/portable/bin/python -m pip install --quiet numpy==1.26.0 onnxruntime==1.17.0
+	touch $@
+
 clean:
-	rm -rf .venv demo-bundle
+	rm -rf .venv .oldest .boards demo-bundle

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from xlstm_edge_runtime.errors import InputError, shown
+from xlstm_edge_runtime.errors import InputError, shown, shown_path
 from xlstm_edge_runtime.files import PARTIAL, atomic_folder
 from xlstm_edge_runtime.manifest import MANIFEST, VECTORS
 from xlstm_edge_runtime.tune import FOLDER as TUNED
@@ -23,10 +23,10 @@ def refuse_target(out: Path, force: bool) -> None:
     """Before any work: InputError for a path that the bundle could not take at the end."""
     if not out.exists() and not out.is_symlink():
         if not out.parent.is_dir():
-            raise InputError(f"expected the folder {shown(str(out.parent))} for the bundle, came none; make it first")
+            raise InputError(f"expected the folder {shown_path(out.parent)} for the bundle, came none; make it first")
     elif not force:
         raise InputError(
-            f"expected a new path for the bundle, came {shown(str(out))}, which exists; pass --force to replace a bundle"
+            f"expected a new path for the bundle, came {shown_path(out)}, which exists; pass --force to replace a bundle"
         )
     else:
         check_replaceable(out)
@@ -36,11 +36,11 @@ def check_replaceable(folder: Path) -> None:
     """InputError unless the folder holds a bundle and nothing else, so that replacing it loses nothing of the user's."""
     if not (folder / MANIFEST).is_file():
         raise InputError(
-            f"expected --force to replace a bundle, came {shown(str(folder))}, which is none; choose another path"
+            f"expected --force to replace a bundle, came {shown_path(folder)}, which is none; choose another path"
         )
     if foreign := sorted(path.name for path in folder.iterdir() if not _belongs(path)):
         raise InputError(
-            f"expected only a bundle's files in {shown(str(folder))}, came {shown(foreign[0])}; move it elsewhere first"
+            f"expected only a bundle's files in {shown_path(folder)}, came {shown(foreign[0])}; move it elsewhere first"
         )
 
 
@@ -58,9 +58,9 @@ def placed(out: Path, force: bool) -> Iterator[Path]:
             yield folder
     except FileExistsError as error:
         raise InputError(
-            f"expected {shown(str(out))} as it was when the export began, came something new there; look at it first"
+            f"expected {shown_path(out)} as it was when the export began, came something new there; look at it first"
         ) from error
     except OSError as error:
         raise InputError(
-            f"expected to write the bundle to {shown(str(out))}, came {error.strerror or error}; free space or move"
+            f"expected to write the bundle to {shown_path(out)}, came {error.strerror or error}; free space or move"
         ) from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from xlstm_edge_runtime.contract import LARGEST_CHUNK, RECIPE
-from xlstm_edge_runtime.errors import InputError, printable, shown
+from xlstm_edge_runtime.errors import InputError, printable, shown, shown_path
 from xlstm_edge_runtime.reading import read_bytes
 
 from .quantize.plan import PRESETS, QuantizeOptions
@@ -126,7 +126,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(read_bytes(path, LARGEST_RECIPE).decode("utf-8"))
     except OSError as error:
         raise InputError(
-            f"expected a recipe at {shown(str(path))}, came {error.strerror or error}; check the path"
+            f"expected a recipe at {shown_path(path)}, came {error.strerror or error}; check the path"
         ) from error
     except (ValueError, RecursionError) as error:  # what tomllib raises, for text and for numbers of many digits
         raise InputError(f"expected {shown(path.name)} to be TOML, came: {_line(error)}; correct it") from error

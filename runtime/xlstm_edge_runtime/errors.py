@@ -12,7 +12,7 @@ A message says what was expected, what came and what to do, in one sentence. Wha
 cut and escaped (`shown`), so that no message is endless and none controls a terminal.
 """
 
-LONGEST_SHOWN, LONGEST_MESSAGE = 60, 1000
+LONGEST_SHOWN, LONGEST_PATH_SHOWN, LONGEST_MESSAGE = 60, 240, 1000
 
 
 class XlstmEdgeError(Exception):
@@ -61,6 +61,12 @@ def shown(value: object) -> str:
     if isinstance(value, int):
         return str(value) if abs(value) < 10**LONGEST_SHOWN else "a number of many digits"
     return f"a {type(value).__name__}"
+
+
+def shown_path(path: object) -> str:
+    """A path for a message: escaped, and cut in the middle, because its end says more than its beginning."""
+    text = repr(str(path))
+    return text if len(text) <= LONGEST_PATH_SHOWN else f"{text[:60]}...{text[-120:]}"
 
 
 def printable(text: str) -> str:

@@ -42,7 +42,7 @@ from .contract import (
     read_state,
     read_tokenizer,
 )
-from .errors import BundleError, shown
+from .errors import BundleError, shown, shown_path
 from .reading import LONGEST_PATH, Reader, open_regular, parse_json, read_bytes
 from .state import StateTable
 
@@ -157,7 +157,7 @@ def read_manifest(folder: str | Path) -> Manifest:
             (error.strerror or str(error)) if _has(folder) else "a folder without one" if _is_dir(folder) else "nothing"
         )
         raise BundleError(
-            f"expected a bundle folder with {MANIFEST} at {shown(str(folder))}, came {came}; check the path"
+            f"expected a bundle folder with {MANIFEST} at {shown_path(folder)}, came {came}; check the path"
         ) from error
     try:
         manifest = Manifest.from_json(content.decode("utf-8"))

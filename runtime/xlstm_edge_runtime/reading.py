@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import BundleError, XlstmEdgeError, shown
+from .errors import BundleError, XlstmEdgeError, shown, shown_path
 
 LONGEST_PATH = 4000  # systems raise errors of their own for longer ones
 LONGEST_TEXT = 4096
@@ -29,7 +29,7 @@ def open_regular(path: str | Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | NOT_BLOCKING)
     except ValueError as error:  # a NUL in the path
-        raise OSError(f"{shown(str(path))} is no path") from error
+        raise OSError(f"{shown_path(path)} is no path") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError("no regular file")

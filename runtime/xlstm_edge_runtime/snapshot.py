@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .errors import StateError, shown
+from .errors import StateError, shown, shown_path
 from .files import atomic_file
 from .reading import Reader, open_regular, parse_json
 from .state import FloatArray, State, StateTable
@@ -51,7 +51,7 @@ def write_snapshot(path: str | Path, state: State, *, source: str, tokens: int) 
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StateError(
-            f"expected to write a snapshot to {shown(str(path))}, came {reason}; choose another path"
+            f"expected to write a snapshot to {shown_path(path)}, came {reason}; choose another path"
         ) from error
 
 
@@ -62,16 +62,16 @@ def read_snapshot(path: str | Path, table: StateTable, *, source: str) -> tuple[
             tokens, places = _check_header(_read_header(file, path), table, source, path)
             begin, size = file.tell(), sum(4 * prod(row.whole_shape) for row in table)
             if (came := os.fstat(file.fileno()).st_size - begin) != size:
-                raise StateError(f"expected {size} bytes of state in {shown(str(path))}, came {came}; {ADVICE}")
+                raise StateError(f"expected {size} bytes of state in {shown_path(path)}, came {came}; {ADVICE}")
             state = {row.name: _read_array(file, begin + places[row.name], row.whole_shape) for row in table}
     except FileNotFoundError as error:
-        raise StateError(f"expected a snapshot at {shown(str(path))}, came nothing; check the path") from error
+        raise StateError(f"expected a snapshot at {shown_path(path)}, came nothing; check the path") from error
     except OSError as error:
         raise StateError(
-            f"expected a snapshot at {shown(str(path))}, came {error.strerror or error}; check the path"
+            f"expected a snapshot at {shown_path(path)}, came {error.strerror or error}; check the path"
         ) from error
     if not all(np.isfinite(array).all() for array in state.values()):
-        raise StateError(f"expected a finite state at {shown(str(path))}, came NaN or infinity; {ADVICE}")
+        raise StateError(f"expected a finite state at {shown_path(path)}, came NaN or infinity; {ADVICE}")
     return state, tokens
 
 
@@ -79,20 +79,20 @@ def _read_header(file: BinaryIO, path: str | Path) -> object:
     start = file.read(8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     if not 2 <= length <= LARGEST_HEADER or length > os.fstat(file.fileno()).st_size - 8:
-        raise StateError(f"expected {shown(str(path))} to be a snapshot, came a damaged or foreign file; {ADVICE}")
+        raise StateError(f"expected {shown_path(path)} to be a snapshot, came a damaged or foreign file; {ADVICE}")
     return parse_json(file.read(length), Path(path).name, error=StateError, advice=ADVICE)
 
 
 def _check_header(document: object, table: StateTable, source: str, path: str | Path) -> tuple[int, dict[str, int]]:
     """Tokens seen, and where each tensor begins; StateError unless the header is that of this table and source."""
-    where = f"the header of {shown(str(path))}"
+    where = f"the header of {shown_path(path)}"
     header = Reader(document, where, None, error=StateError, advice=ADVICE)
     metadata = header.section(METADATA, ("format", "version", "source", "tokens"))
     if (metadata.text("format"), metadata.text("version")) != (FORMAT, VERSION):
-        raise StateError(f"expected a snapshot of version {VERSION} at {shown(str(path))}, came another file; {ADVICE}")
+        raise StateError(f"expected a snapshot of version {VERSION} at {shown_path(path)}, came another file; {ADVICE}")
     if metadata.text("source") != source:
         raise StateError(
-            f"expected a snapshot of this model's checkpoint, came {shown(str(path))} of another; load the matching bundle"
+            f"expected a snapshot of this model's checkpoint, came {shown_path(path)} of another; load the matching bundle"
         )
     names = {row.name for row in table}
     if odd := sorted(names ^ (header.value.keys() - {METADATA})):
