@@ -49,6 +49,8 @@ BundleArgument = Annotated[Path, typer.Argument(help="Bundle folder.", metavar="
 def export(
     checkpoint: options.Checkpoint,
     output: options.Output,
+    prefix: options.Prefix = None,
+    weights: options.Weights = None,
     flavour: options.Flavour = None,
     chunk: options.Chunk = None,
     quantize: options.Quantize = None,
@@ -68,10 +70,15 @@ def export(
 
     Example: `xlstm-edge export examples/shakespeare -o bundle --quantize int4`
     """
-    given = {name: value for name, value in locals().items() if name not in ("checkpoint", "output", "recipe", "force")}
+    place = ("checkpoint", "output", "prefix", "weights", "recipe", "force")
+    given = {name: value for name, value in locals().items() if name not in (*place, "place")}
     given |= {"keep": _patterns(keep) if keep else None, "calibrate": str(calibrate) if calibrate else None}
     with bars(err) as progress:
-        bundle = facade.export(checkpoint, output, recipe=recipe, force=force, progress=progress, **given)
+        bundle = facade.export(
+            checkpoint, output, prefix=prefix, weights=weights, recipe=recipe, force=force, progress=progress, **given
+        )
+    for note in bundle.notes:
+        err.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     err.print(f"{bundle.path}: {bundle.manifest.model.parameters:,} parameters, {size:,} bytes", highlight=False)
 
@@ -80,6 +87,8 @@ def export(
 def verify(
     bundle: BundleArgument,
     against: Annotated[Path | None, typer.Option(help="Also compare with the checkpoint it came from.")] = None,
+    prefix: options.Prefix = None,
+    weights: options.Weights = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -88,7 +97,9 @@ def verify(
     Example: `xlstm-edge verify bundle --against examples/shakespeare`
     """
     with bars(err) as progress:
-        checks = facade.verify(bundle, against=against, threads=threads, progress=progress)
+        checks = facade.verify(
+            bundle, against=against, prefix=prefix, weights=weights, threads=threads, progress=progress
+        )
     if as_json:
         _print_json({"ok": True, "checks": [{"name": c.name, "detail": c.detail} for c in checks]})
         return
@@ -101,13 +112,15 @@ def verify(
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="Bundle or checkpoint.", metavar="BUNDLE_OR_CHECKPOINT")],
+    prefix: options.Prefix = None,
+    weights: options.Weights = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a bundle or a checkpoint is: family, sizes, state table, files.
 
     Example: `xlstm-edge inspect bundle --json`
     """
-    facts = facade.inspect(path)
+    facts = facade.inspect(path, prefix=prefix, weights=weights)
     if as_json:
         _print_json(facts)
         return
@@ -169,9 +182,9 @@ def bench(
     repeat: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 5,
     depth: Annotated[str | None, typer.Option(help="Also after this many tokens, e.g. 0,1k,100k,1M.")] = None,
     against: Annotated[Path | None, typer.Option(help="Alternate with a second bundle.", metavar="BUNDLE_2")] = None,
-    compare: Annotated[
-        Path | None, typer.Option(help="Alternate with the original checkpoint in PyTorch.", metavar="CHECKPOINT")
-    ] = None,
+    compare: options.Compare = None,
+    prefix: options.Prefix = None,
+    weights: options.Weights = None,
     roofline: Annotated[bool, typer.Option("--roofline", help="Measure the memory bandwidth and its share.")] = False,
     plot_file: Annotated[
         Path | None, typer.Option("--plot", help="Draw latency and memory over depth.", metavar="FILE.png")
@@ -193,6 +206,8 @@ def bench(
             depths=parse_depths(depth) if depth is not None else (),
             against=against,
             compare=compare,
+            prefix=prefix,
+            weights=weights,
             roofline=roofline,
             progress=progress,
         )

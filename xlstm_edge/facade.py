@@ -20,10 +20,11 @@ EXPORT_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "yam
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An exported bundle: where it is and what it says of itself."""
+    """An exported bundle: where it is, what it says of itself, and what the export took from the checkpoint and left."""
 
     path: Path
     manifest: Manifest
+    notes: tuple[str, ...] = ()
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -33,6 +34,8 @@ def export(
     checkpoint: str | Path,
     bundle: str | Path,
     *,
+    prefix: str | None = None,
+    weights: str | None = None,
     recipe: str | Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -40,12 +43,14 @@ def export(
 ) -> Bundle:
     """Export a checkpoint (folder or weights file) to a bundle folder.
 
+    Where a checkpoint holds several models, or the xLSTM is a part of a larger net, `prefix` names the one to take by
+    what stands before its tensors' names, and `weights` the file of a folder, the key inside a torch file, or FILE:KEY.
     `options` are the fields of `xlstm_edge_exporters.recipe.Recipe`: flavour ("ort" or "portable"), chunk (most tokens of
     one call, ort only), all_logits, quantize ("int8", "int4", "mixed"), method ("rtn", "gptq"), calibrate (a text file),
     group_size, embedding_bits, head_bits, keep ({pattern: bits}), target_mb, target_bpw. They override those of the TOML
     file `recipe`. Raises an XlstmEdgeError and writes nothing if anything is wrong.
     """
-    source = open_checkpoint(checkpoint)
+    source = open_checkpoint(checkpoint, prefix=prefix, weights=weights)
     from xlstm_edge_exporters.export import export_checkpoint  # noqa: PLC0415  # loads torch
     from xlstm_edge_exporters.recipe import KINDS, read_recipe  # noqa: PLC0415  # same
 
@@ -53,34 +58,39 @@ def export(
         raise InputError(f"expected options among {', '.join(KINDS)}, came {', '.join(unknown)}; correct them")
     chosen = read_recipe(recipe, options)
     manifest = export_checkpoint(source, bundle, chosen, force=force, progress=progress or _silent)
-    return Bundle(Path(bundle), manifest)
+    return Bundle(Path(bundle), manifest, tuple(source.notes.lines()))
 
 
 def verify(
     bundle: str | Path,
     *,
     against: str | Path | None = None,
+    prefix: str | None = None,
+    weights: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Check]:
-    """All checks of a bundle, also against its checkpoint if given; VerificationError for the first that fails."""
+    """All checks of a bundle, also against its checkpoint if given; VerificationError for the first that fails.
+
+    `prefix` and `weights` as they were for the export.
+    """
     checks = list(verify_bundle(bundle, threads=threads))
     if against is not None:
-        source = open_checkpoint(against)
+        source = open_checkpoint(against, prefix=prefix, weights=weights)
         from xlstm_edge_exporters.verify import verify_against  # noqa: PLC0415  # loads torch
 
         checks += verify_against(bundle, source, threads=threads, progress=progress or _silent)
     return checks
 
 
-def inspect(path: str | Path) -> dict[str, Any]:
+def inspect(path: str | Path, *, prefix: str | None = None, weights: str | None = None) -> dict[str, Any]:
     """What a bundle or a checkpoint is: family, dimensions, state table, files; as plain data."""
-    if (Path(path) / MANIFEST).is_file():
+    if _is_bundle(path):
         return describe_bundle(read_manifest(path))
-    return describe_checkpoint(open_checkpoint(path))
+    return describe_checkpoint(open_checkpoint(path, prefix=prefix, weights=weights))
 
 
-def open_checkpoint(path: str | Path) -> "Checkpoint":
+def open_checkpoint(path: str | Path, *, prefix: str | None = None, weights: str | None = None) -> "Checkpoint":
     """The exporter's `open_checkpoint`; DependencyError if its packages are not installed."""
     try:
         from xlstm_edge_exporters import checkpoints  # noqa: PLC0415  # loads torch
@@ -90,7 +100,14 @@ def open_checkpoint(path: str | Path) -> "Checkpoint":
         raise DependencyError(
             f"expected the package {error.name} for reading checkpoints, came none; pip install 'xlstm-edge[export]'"
         ) from error
-    return checkpoints.open_checkpoint(path)
+    return checkpoints.open_checkpoint(path, prefix=prefix, weights=weights)
+
+
+def _is_bundle(path: str | Path) -> bool:
+    try:
+        return (Path(path) / MANIFEST).is_file()
+    except OSError:  # a name that no file system takes
+        return False
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
