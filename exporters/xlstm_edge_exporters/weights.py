@@ -94,6 +94,11 @@ class Stored:
     def __getitem__(self, name: str) -> Weight:
         return self._tensors[name]
 
+    def refuse_odd(self, name: str) -> None:
+        """Raise CheckpointError if the tensor is there, but no plain floats."""
+        if name in self._odd:
+            self._refuse_missing([name])
+
     def equal(self, first: str, second: str) -> bool:
         """Whether two tensors hold the same numbers."""
         one, other = self._tensors[first], self._tensors[second]

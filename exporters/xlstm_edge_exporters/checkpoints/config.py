@@ -18,10 +18,10 @@ from xlstm_edge_runtime.errors import CheckpointError
 
 from ..weights import brief, shown
 
-LARGEST_JSON, LARGEST_YAML = 16 << 20, 64 << 10
+LARGEST_JSON, LARGEST_YAML = 16 << 20, 48 << 10  # PyYAML reads 100 kB a second
 LARGEST_NUMBER, LONGEST_NUMBER = 2**63, 64
 MOST_VALUES, DEEPEST, MOST_MERGED = 200_000, 40, 256
-MOST_REFERENCES, LONGEST_TEXT = 1_000, 1_000
+MOST_REFERENCES, LONGEST_TEXT = 200, 1_000
 REFERENCE = re.compile(r"\$\{([^${}]*)\}")
 # Sections that hold an xLSTM v1 config in published wrappers; others are found by what is in them.
 WRAPPERS = ("_xlstm_config", "xlstm_cfg", "xlstm_config")
@@ -43,11 +43,11 @@ class _Loader(yaml.SafeLoader):
 
     def flatten_mapping(self, node: Any) -> None:
         """Merge keys (`<<`) of at most a few hundred entries: nested ones multiply."""
-        for key, value in node.value:
-            if key.tag == "tag:yaml.org,2002:merge" and len(value.value) > MOST_MERGED:
-                raise yaml.YAMLError("merge keys that multiply")
+        merged = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
+        if any(len(value.value) > MOST_MERGED for value in merged):
+            raise yaml.YAMLError("merge keys that multiply")
         super().flatten_mapping(node)
-        if len(node.value) > 10 * MOST_MERGED:
+        if merged and len(node.value) > 10 * MOST_MERGED:
             raise yaml.YAMLError("merge keys that multiply")
 
     def construct_scalar(self, node: Any) -> Any:
@@ -69,7 +69,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
         tree = _plain(value, iter(range(MOST_VALUES)), DEEPEST)
     # PyYAML and json raise of their own: ValueError (dates, digits), AttributeError, KeyError, IndexError (odd tags)
     except (OSError, ValueError, TypeError, AttributeError, LookupError, yaml.YAMLError, RecursionError) as error:
-        reason = shown(" ".join(str(error).split()), 160) or type(error).__name__
+        reason = shown(" ".join(str(error).split()), 160)
+        if (
+            isinstance(error, (AttributeError, LookupError, TypeError)) or "digit" in reason
+        ):  # Python's words, no one's help
+            reason = "a value that is not of the kind that it says"
         raise CheckpointError(f"expected {name} to be valid {kind}, came {reason}; repair it") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"expected {name} to hold a mapping, came {brief(value)}; repair it")
@@ -154,8 +158,10 @@ class _Resolver:
             return [self.resolve(v, (*place, str(i))) for i, v in enumerate(value)]
         while isinstance(value, str) and "${" in value:
             if whole := REFERENCE.fullmatch(value):
-                found = self.lookup(whole[1], place)
-                return self.resolve(found, place) if isinstance(found, (dict, list, str)) else found
+                value = self.lookup(whole[1], place)
+                if isinstance(value, (dict, list)):
+                    return self.resolve(value, place)
+                continue
             text = REFERENCE.sub(lambda m: self._text(m[1], place), value)
             if text == value or len(text) > LONGEST_TEXT:
                 raise CheckpointError(

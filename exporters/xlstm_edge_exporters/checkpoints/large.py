@@ -107,6 +107,7 @@ def _check_config(config: Config) -> list[str]:
 
 def _tied(stored: Stored, config: Config) -> bool:
     """A head that is not in the file is the embedding if the config says so; the form's default is that it is not."""
+    stored.refuse_odd("lm_head.weight")
     if "lm_head.weight" in stored:
         return False
     if not flag(config, "tie_word_embeddings", False):

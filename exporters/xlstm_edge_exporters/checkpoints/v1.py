@@ -99,6 +99,8 @@ def _ends(
     if family == "A3":
         return None, {}
     embedding, head = "token_embedding.weight", "lm_head.weight"
+    stored.refuse_odd(embedding)
+    stored.refuse_odd(head)
     tied = (family == "A2" and alone) or flag(config, "tie_weights", False)
     if not tied and (embedding in stored) != (head in stored):
         there, missing = (embedding, head) if embedding in stored else (head, embedding)
