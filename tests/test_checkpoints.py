@@ -568,3 +568,54 @@ def test_links_that_leave_the_folder_are_refused(checkpoint_of: CheckpointOf, tm
         (folder / name).symlink_to(source / name)
         with pytest.raises(CheckpointError, match="leaves it"):
             open_checkpoint(folder)
+
+
+def test_two_configs_must_agree(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    source = checkpoint_of(BY_NAME["a1-mixed"])
+    folder = Path(shutil.copytree(source, tmp_path / "checkpoint"))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    for other in ({"model_type": "xlstm", "bos_token_id": 1}, {"xlstm_cfg": config}):
+        (folder / "config.json").write_text(json.dumps(other))
+        assert_equal_to_official(open_checkpoint(folder), official("a1-mixed", source), BY_NAME["a1-mixed"])
+    (folder / "config.json").write_text(json.dumps({"xlstm_cfg": config | {"tie_weights": True}}))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"tie_weights": False}))
+    with pytest.raises(CheckpointError, match="different tie_weights"):
+        open_checkpoint(folder)
+    (folder / "config.yaml").write_text("author: me\n")  # the one that describes the model is taken
+    assert open_checkpoint(folder).files[0].name == "config.json"
+
+
+@pytest.mark.parametrize("name", ["a1-one-head", "a1-selu", "a1-sigmoid", "c-tied"])
+def test_tied_models_under_a_prefix(name: str, checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    """One of the two names is stored, or both."""
+    source = checkpoint_of(BY_NAME[name])
+    tensors = tensors_of(source) or torch.load(source / "model.pt", weights_only=True)
+    folder = rewritten(source, tmp_path / "checkpoint", {"state_dict": under("model.module.", tensors)})
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.spec.tied
+    assert_equal_to_official(checkpoint, official(name, source), BY_NAME[name])
+
+
+def test_a_tied_config_with_two_matrices_is_not_tied(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    """As transformers does it: what is in the file wins over what the config says."""
+    source = checkpoint_of(BY_NAME["c-plain"])
+    folder = Path(shutil.copytree(source, tmp_path / "checkpoint"))
+    configured(folder, lambda config: config | {"tie_word_embeddings": True})
+    checkpoint = open_checkpoint(folder)
+    assert not checkpoint.spec.tied
+    assert_equal_to_official(checkpoint, official("c-plain", source), BY_NAME["c-plain"])
+
+
+def test_parameters_and_views_are_tensors_too(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    source = checkpoint_of(BY_NAME["a3-mixed"])
+    tensors = tensors_of(source)
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
+    views, start = {}, 0
+    for name, tensor in tensors.items():
+        views[name] = flat[start : start + tensor.numel()].view(tensor.shape)
+        start += tensor.numel()
+    parameters = {name: torch.nn.Parameter(tensor) for name, tensor in tensors.items()}
+    turned = {name: tensor.T.contiguous().T if tensor.ndim == 2 else tensor for name, tensor in tensors.items()}
+    for index, content in enumerate((views, parameters, turned)):
+        folder = rewritten(source, tmp_path / str(index), {"model": content})
+        assert_equal_to_official(open_checkpoint(folder), official("a3-mixed", source), BY_NAME["a3-mixed"])

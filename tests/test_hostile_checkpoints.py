@@ -1,6 +1,8 @@
 """Hostile checkpoints: files made to run code, to hang, to eat memory, to write to the terminal. One sentence each."""
 
+import codecs
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -50,6 +52,16 @@ def unpacked(folder: Path) -> None:
         archive.writestr("m/version", "3")
 
 
+class Chain:
+    """Unpickling this doubles a few bytes again and again."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, str]]:
+        return (codecs.encode, (Chain(self.length - 1) if self.length else "x", "hex" if self.length else "latin1"))
+
+
 class Memory:
     """Unpickling this asks for two gigabytes."""
 
@@ -62,6 +74,7 @@ NAMES = ",".join(["x"] * 9)
 ALIASES = f"a0: &a0 [{NAMES}]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
 MERGES = "m0: &m0 {a: 1}\n" + "".join(f"m{i}: &m{i} {{<<: [{','.join([f'*m{i - 1}'] * 300)}]}}\n" for i in range(1, 9))
 REFERENCES = "".join(f"r{i}: [" + ",".join([f'"${{r{i + 1}}}"'] * 50) + "]\n" for i in range(15))
+CHAIN = pickle.dumps(Chain(28), 2)
 PICKLED_MEMORY = b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x7f\x85R."
 
 
@@ -149,6 +162,8 @@ HOSTILE: dict[str, tuple[Spoil, str]] = {
     "half an archive": (lambda f: raw_file(zipped(f)[:2000])(f), "plain torch state dict"),
     "an archive that unpacks": (unpacked, "plain torch state dict"),
     "two gigabytes in a pickle": (raw_file(PICKLED_MEMORY), "plain torch state dict"),
+    "a chain of codecs": (raw_file(CHAIN), "plain torch state dict"),
+    "a chain of codecs in an archive": (torch_file(lambda t: t | {"z": Chain(28)}), "plain torch state dict"),
     "two gigabytes in an archive": (torch_file(lambda t: t | {"z": Memory()}), "plain torch state dict"),
     "a header of 13,000 names": (header({f"a{i}": EMPTY for i in range(13_000)}), "and 12994 more"),
     "9,000 empty blocks": (

@@ -244,6 +244,8 @@ def evaluate_command(
         Path, typer.Option(help="The float model: a checkpoint or a bundle.", metavar="CHECKPOINT_OR_BUNDLE")
     ],
     text: Annotated[Path, typer.Option(help="Text the models have not seen.", metavar="FILE")],
+    prefix: options.Prefix = None,
+    weights: options.Weights = None,
     tokens: Annotated[int, typer.Option(min=32, help="Tokens of the text to use.")] = 4096,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw size against KL.", metavar="FILE.png")] = None,
     threads: ThreadsOption = None,
@@ -255,7 +257,16 @@ def evaluate_command(
     """
     check_plot_path(plot_file)
     with bars(err) as progress:
-        results = evaluate(bundles, against=against, text=text, tokens=tokens, threads=threads, progress=progress)
+        results = evaluate(
+            bundles,
+            against=against,
+            text=text,
+            prefix=prefix,
+            weights=weights,
+            tokens=tokens,
+            threads=threads,
+            progress=progress,
+        )
     if plot_file is not None:
         plot(results, plot_file)
     if as_json:

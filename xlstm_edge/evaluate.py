@@ -34,14 +34,19 @@ def evaluate(
     *,
     against: str | Path,
     text: str | Path,
+    prefix: str | None = None,
+    weights: str | None = None,
     tokens: int = 4096,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """One result a bundle, measured on the first `tokens` tokens of a text file against a bundle or a checkpoint."""
+    """One result a bundle, measured on the first `tokens` tokens of a text file against a bundle or a checkpoint.
+
+    `prefix` and `weights` say which model of a checkpoint is meant, as for the export.
+    """
     for bundle in bundles:  # one that is missing is said before minutes of work on the others
         read_manifest(bundle)
-    with _reference(against, threads) as reference:
+    with _reference(against, threads, {"prefix": prefix, "weights": weights}) as reference:
         ids = _read_ids(reference, Path(text), tokens)
         results = []
         for bundle in bundles:
@@ -128,7 +133,7 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 @contextmanager
-def _reference(path: str | Path, threads: int | None) -> Iterator[Model]:
+def _reference(path: str | Path, threads: int | None, place: dict[str, str | None]) -> Iterator[Model]:
     """A bundle as it is; a checkpoint as a float32 bundle made for the occasion."""
     if (Path(path) / MANIFEST).is_file():
         model = load(path, threads=threads)
@@ -136,7 +141,7 @@ def _reference(path: str | Path, threads: int | None) -> Iterator[Model]:
         yield model
         return
     with tempfile.TemporaryDirectory() as folder:
-        facade.export(path, Path(folder) / "float")
+        facade.export(path, Path(folder) / "float", prefix=place["prefix"], weights=place["weights"])
         model = load(Path(folder) / "float", threads=threads)
         _check_takes_ids(model)
         yield model

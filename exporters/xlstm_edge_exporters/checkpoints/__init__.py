@@ -13,7 +13,7 @@ from ..spec import ModelSpec
 from ..weights import Stored, Weights
 from . import large, v1
 from .base import Canonical
-from .config import Section, find_section, read_mapping, resolved
+from .config import Section, read_config
 from .files import locate
 from .names import Selection, select
 from .notes import Notes
@@ -46,10 +46,9 @@ def open_checkpoint(path: str | Path, *, prefix: str | None = None, weights: str
     names; `weights` the file of a folder, or the key inside a torch file, or both as FILE:KEY.
     """
     located = locate(Path(path), weights)
-    tree = read_mapping(located.config)
+    path, section, config = read_config(located.configs, KEYS)
     opened = open_tensors(located.weights, located.key)
-    selection, section = select(opened, prefix), find_section(tree)
-    config = resolved(section, tree, KEYS)
+    selection = select(opened, prefix)
     canonical = _canonical(selection, config, section)
     notes = Notes(
         prefix=selection.found.prefix,
@@ -62,7 +61,7 @@ def open_checkpoint(path: str | Path, *, prefix: str | None = None, weights: str
         ignored_settings=(*canonical.ignored_settings, *check_around(section.around, KEYS)),
         unread_files=located.unread,
     )
-    files = (located.config, *located.weights)
+    files = (path, *located.weights)
     return Checkpoint(located.folder, files, config, canonical.spec, canonical.weights, selection.stored, notes)
 
 

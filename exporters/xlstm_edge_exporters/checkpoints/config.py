@@ -7,7 +7,7 @@ environment, the clock) is. Which settings matter is `settings`' business.
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,27 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return tree
 
 
+def read_config(paths: Sequence[Path], keys: Set[str]) -> tuple[Path, Section, dict[str, Any]]:
+    """(the file, the model's section in it, its settings with `keys` resolved) of the one config that describes a model.
+
+    A folder may hold two, as Hugging Face's beside the trainer's; they must not contradict each other.
+    """
+    read = []
+    for path in paths:
+        tree = read_mapping(path)
+        section = find_section(tree)
+        read.append((path, section, resolved(section, tree, keys)))
+    first, *others = [entry for entry in read if _describes(entry[1].values)] or read
+    for path, _, settings in others:
+        shared = keys & settings.keys() & first[2].keys() if _describes(settings) else set()
+        if odd := sorted(key for key in shared if settings[key] != first[2][key]):
+            raise CheckpointError(
+                f"expected one config, came {shown(first[0].name)} and {shown(path.name)} with different {odd[0]}; "
+                "leave only this model's there"
+            )
+    return first
+
+
 def find_section(tree: Mapping[str, Any]) -> Section:
     """The one mapping of the file that describes an xLSTM; CheckpointError that lists them if there are several."""
     if _describes(tree) and not any(isinstance(tree.get(name), dict) for name in WRAPPERS):
@@ -96,7 +117,7 @@ def find_section(tree: Mapping[str, Any]) -> Section:
     return Section(values, ".".join(path), around)
 
 
-def resolved(section: Section, tree: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+def resolved(section: Section, tree: Mapping[str, Any], keys: Set[str]) -> dict[str, Any]:
     """The section with `${...}` replaced in the settings named by `keys`; others stay as they are, for they are ignored."""
     resolver, top = _Resolver(tree, keys), tuple(section.path.split(".")) if section.path else ()
     return {
@@ -134,7 +155,7 @@ def _search(
         value = stated
         if isinstance(value, str) and REFERENCE.fullmatch(value):
             try:
-                value = _Resolver(tree, ()).lookup(value[2:-1], (*path, key))
+                value = _Resolver(tree, frozenset()).lookup(value[2:-1], (*path, key))
             except CheckpointError:  # it may belong to something else than the model
                 continue
         if isinstance(value, dict) and len(path) < 4:
@@ -147,7 +168,7 @@ def _search(
 class _Resolver:
     """Replaces references, a bounded number of them: nested ones multiply."""
 
-    def __init__(self, tree: Mapping[str, Any], keys: Collection[str]) -> None:
+    def __init__(self, tree: Mapping[str, Any], keys: Set[str]) -> None:
         self.tree, self.keys, self.left = tree, keys, MOST_REFERENCES
 
     def resolve(self, value: Any, place: tuple[str, ...]) -> Any:

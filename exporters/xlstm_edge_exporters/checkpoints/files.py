@@ -24,8 +24,8 @@ NUMBERED = re.compile(r"model_[0-9]{1,6}\.safetensors")
 SHARD = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})(\.safetensors|\.bin)")
 # What trainers leave beside the weights.
 TRAINER_FILE = re.compile(
-    r"(optim|sched|lr_sched|rng_state|random_states|training_args|train_state|trainer_state|scaler|grad_scaler|sampler|"
-    r"dataloader|zero_pp_rank).*"
+    r"(optimizers?|optim|schedulers?|sched|lr_schedulers?|rng_state|random_states|training_args|train_state|trainer_state|"
+    r"scaler|grad_scaler|sampler|dataloader|zero_pp_rank)[._-].*"
 )
 STANDARD = ("model.safetensors", "model.safetensors.index.json")
 TWINS = ("pytorch_model.bin", "pytorch_model.bin.index.json")  # the same weights in the older format
@@ -33,13 +33,13 @@ TWINS = ("pytorch_model.bin", "pytorch_model.bin.index.json")  # the same weight
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A checkpoint's folder, config file and weight files, regular and in place.
+    """A checkpoint's folder, config files (mostly one) and weight files, regular and in place.
 
     `key` is the state dict that the user named inside a torch file; `unread` the names of other weight files.
     """
 
     folder: Path
-    config: Path
+    configs: tuple[Path, ...]
     weights: tuple[Path, ...]
     key: str | None = None
     unread: tuple[str, ...] = ()
@@ -76,9 +76,8 @@ def _locate(path: Path, name: str | None) -> Located:
         _refuse_special(path)
         folder, key, unread = path.parent, name, ()
         weights = _shards(path) if INDEX.fullmatch(path.name) else (path,)
-    for candidate in (folder / config for config in CONFIGS):
-        if candidate.exists():
-            return Located(folder, _inside(candidate, folder), weights, key, unread)
+    if configs := [folder / config for config in CONFIGS if (folder / config).exists()]:
+        return Located(folder, tuple(_inside(config, folder) for config in configs), weights, key, unread)
     raise CheckpointError(f"{HINT}, came {brief(str(folder))} without a config; put the config of this training there")
 
 

@@ -86,7 +86,7 @@ def check_settings(config: Mapping[str, Any], known: Collection[str], where: str
                     f"expected only settings of {where}, came {shown(key)} {brief(value)}: {meaning}; not supported"
                 )
             ignored.append(key)
-        elif key.lower() in HARMLESS or HARMLESS_NAMES.fullmatch(key.lower()):
+        elif value is None or key.lower() in HARMLESS or HARMLESS_NAMES.fullmatch(key.lower()):
             ignored.append(key)
         else:
             unknown.append(key)
