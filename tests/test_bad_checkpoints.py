@@ -9,32 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
+
+from xlstm_edge_exporters.checkpoints import open_checkpoint
+from xlstm_edge_runtime.errors import CheckpointError
 
 from .command import Command, assert_nothing_written, assert_one_sentence
 from .conftest import BY_NAME
-from .oracles.cases import Case
-
-Spoil = Callable[[Path], object]
-NORM = "xlstm_block_stack.blocks.0.xlstm_norm.weight"
-
-
-def edit_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Spoil:
-    def spoil(folder: Path) -> None:
-        tensors = load_file(folder / "model.safetensors")
-        change(tensors)
-        save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "model.safetensors")
-
-    return spoil
-
-
-def edit_config(**values: Any) -> Spoil:
-    def spoil(folder: Path) -> None:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        (folder / "config.yaml").write_text(yaml.safe_dump({**config, **values}))
-
-    return spoil
+from .oracles.cases import Case, v1
+from .oracles.official import make_checkpoint
+from .spoil import EMBEDDING, HEAD, NORM, Spoil, add, edit_config, edit_tensors, only_yaml_of, prefixed
 
 
 class Harmful:
@@ -79,6 +63,67 @@ def missing_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def without_head(t: dict[str, torch.Tensor]) -> None:
+    t.pop(HEAD)
+
+
+# What may be another model: refused, never guessed.
+GUESSES: dict[str, tuple[Spoil, str]] = {
+    "no head, not tied": (edit_tensors(without_head), "does not tie"),
+    "no embedding, not tied": (edit_tensors(lambda t: t.pop(EMBEDDING)), "does not tie"),
+    "no head, a prefix, not tied": (
+        edit_tensors(lambda t: [t.pop(HEAD), t.update({f"model.{k}": t.pop(k) for k in list(t)})]),
+        "does not tie",
+    ),
+    "two heads": (
+        prefixed({HEAD: torch.ones(97, 64)}),
+        "one output head",
+    ),
+    "unknown tensor under a prefix": (
+        prefixed({"model.pos_emb.weight": torch.ones(9, 64)}),
+        "model.pos_emb.weight",
+    ),
+    "a layer between the stack's": (add("xlstm_block_stack.mixer.weight", 2), "mixer"),
+    "a classifier under a prefix": (
+        prefixed({"classifier.weight": torch.ones(2, 64)}),
+        "classifier",
+    ),
+    "two weight files": (lambda f: shutil.copy(f / "model.safetensors", f / "ema.safetensors"), "--weights"),
+    "shards and one file": (lambda f: shutil.copy(f / "model.safetensors", f / "model_0.safetensors"), "--weights"),
+    "rotary positions": (edit_config(use_rope=True), "another architecture"),
+    "position embedding": (edit_config(position_embedding_type="learned"), "another architecture"),
+    "attention": (edit_config(attn_every=4), "another architecture"),
+    "experts": (edit_config(num_experts=8), "experts"),
+    "both directions": (edit_config(bidirectional=True), "bidirectional"),
+    "a norm": (edit_config(qk_norm=True), "qk_norm"),
+    "unknown in the mLSTM": (edit_config(mlstm_block={"mlstm": {"num_heads": 4, "gate_kind": "x"}}), "gate_kind"),
+    "experts beside the model": (only_yaml_of(lambda config: {"model": config, "num_experts": 3}), "experts"),
+    "two models' settings": (
+        only_yaml_of(lambda config: {"student": config, "teacher": config | {"seed": 1}}),
+        "student, teacher",
+    ),
+    "true for one": (edit_config(num_blocks=True), "num_blocks true"),
+    "a nested value": (edit_config(num_blocks=[[3] * 900] * 90), "a list"),
+    "slstm_at that wraps around": (edit_config(slstm_at=[4]), "slstm_at"),
+    "clipped outputs": (
+        edit_config(slstm_block={"slstm": {"gradient_recurrent_clipval": 1.0}, "feedforward": {}}),
+        "clip",
+    ),
+    "kernel (H, 4, DH, DH)": (
+        edit_tensors(lambda t: reshape_kernel(t, (4, 4, 16, 16), (4, 4, 16))),
+        "_recurrent_kernel_",
+    ),
+    "open kernel, flat bias": (edit_tensors(lambda t: reshape_kernel(t, (4, 16, 4, 16), (256,))), "_bias_"),
+    "flat kernel, open bias": (edit_tensors(lambda t: reshape_kernel(t, (4, 64, 16), (4, 4, 16))), "_bias_"),
+}
+
+
+def reshape_kernel(t: dict[str, torch.Tensor], kernel: tuple[int, ...], bias: tuple[int, ...]) -> None:
+    for name, shape in (("_recurrent_kernel_", kernel), ("_bias_", bias)):
+        key = next(k for k in t if k.endswith(name))
+        t[key] = t[key].reshape(shape)
+
+
 BAD: dict[str, tuple[Spoil, str]] = {
     "empty folder": (empty, "without any weights"),
     "missing config": (lambda f: (f / "config.yaml").unlink(), "without a config"),
@@ -115,15 +160,69 @@ def checkpoint(checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(checkpoint_of(BY_NAME["a1-mixed"]), tmp_path / "checkpoint"))
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", [*BAD, *GUESSES])
 def test_bad_checkpoint(name: str, checkpoint: Path, tmp_path: Path, command: Command) -> None:
-    spoil, fragment = BAD[name]
+    spoil, fragment = (BAD | GUESSES)[name]
     spoil(checkpoint)
     result = command("export", checkpoint, "-o", tmp_path / "bundle")
     assert_one_sentence(result, 2)
     assert fragment in result.err
     assert "must never run" not in result.out
+    assert not any(advice in result.err for advice in ("remove", "rename", "correct the config"))  # to a wrong model
     assert_nothing_written(tmp_path, {"checkpoint"})
+
+
+def test_four_units_a_head_cannot_be_told_apart(tmp_path: Path) -> None:
+    case = Case("four", "A3", v1(8, 1, "all", None, s_num_heads=2))
+    folder = make_checkpoint(case, tmp_path / "checkpoint")
+    assert open_checkpoint(folder).spec.width == 8
+    edit_tensors(lambda t: reshape_kernel(t, (2, 4, 4, 4), (2, 4, 4)))(folder)
+    with pytest.raises(CheckpointError, match="cannot be told apart"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("change", [{"tie_word_embeddings": False}, {}])
+def test_a_hugging_face_head_is_tied_only_by_its_config(
+    change: dict[str, Any], checkpoint_of: Callable[[Case], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(checkpoint_of(BY_NAME["c-tied"]), tmp_path / "checkpoint"))
+    assert open_checkpoint(folder).spec.tied
+    config = json.loads((folder / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(CheckpointError, match="does not tie"):
+        open_checkpoint(folder)
+
+
+def test_a_wrapper_with_more_around_it_is_not_tied(checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint_of(BY_NAME["a2-tied"]), tmp_path / "checkpoint"))
+    assert open_checkpoint(folder).spec.tied
+    for name, message in (("score.weight", "classifier"), ("my_head.weight", "does not tie")):
+        tensors = load_file(checkpoint_of(BY_NAME["a2-tied"]) / "model.safetensors")
+        save_file(tensors | {name: torch.ones(2, 32)}, folder / "model.safetensors")
+        with pytest.raises(CheckpointError, match=message):
+            open_checkpoint(folder)
+
+
+HUB_BAD = {
+    "unknown field": ({"rope_theta": 1.0}, "another architecture"),
+    "a field nobody knows": ({"inner_loops": 3}, "inner_loops"),
+    "another norm's epsilon": ({"cell_norm_eps": 1e-3}, "cell_norm_eps"),
+    "query norm": ({"add_qk_norm": True}, "add_qk_norm"),
+    "another activation": ({"hidden_act": "gelu"}, "hidden_act"),
+    "quantized": ({"quantization_config": {"bits": 4}}, "quantized"),
+    "sigmoid gates": ({"chunkwise_kernel": "chunkwise--triton_xl_chunk_siging"}, "sigmoid"),
+}
+
+
+@pytest.mark.parametrize("name", HUB_BAD)
+def test_bad_hugging_face_config(name: str, checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> None:
+    change, fragment = HUB_BAD[name]
+    folder = Path(shutil.copytree(checkpoint_of(BY_NAME["c-plain"]), tmp_path / "checkpoint"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(CheckpointError, match=fragment):
+        open_checkpoint(folder)
 
 
 def test_the_unspoiled_checkpoint_exports(checkpoint: Path, tmp_path: Path, command: Command) -> None:

@@ -39,16 +39,21 @@ def bench_bundle(
     depths: Sequence[int] = (),
     against: str | Path | None = None,
     compare: str | Path | None = None,
+    prefix: str | None = None,
+    weights: str | None = None,
     roofline: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Speeds in tokens a second, latencies in milliseconds, memory in bytes."""
+    """Speeds in tokens a second, latencies in milliseconds, memory in bytes.
+
+    `prefix` and `weights` say which model of the checkpoint `compare` is meant, as for the export.
+    """
     report = progress or _silent
     report("loading", 0, 0)
     begin = time.perf_counter()
     model = load(bundle, threads=threads)
     load_seconds = time.perf_counter() - begin
-    rival = _rival(model, against, compare, threads)
+    rival = _rival(model, against, compare, threads, {"prefix": prefix, "weights": weights})
     runs, rival_rates, bandwidths = [], [], []
     report("bench", 0, repeat)
     probe = ReadProbe(threads or os.cpu_count() or 1) if roofline else None
@@ -63,8 +68,7 @@ def bench_bundle(
     result |= {"prompt_tokens": prompt, "generated_tokens": generate, **_summary(runs[1:], prompt, generate)}
     rate = result["generated_tokens_per_second"]["median"]
     if rival is not None:
-        result["rival"] = {"name": str(against or compare), "generated_tokens_per_second": spread(rival_rates[1:])}
-        result["rival"]["ratio"] = rate / statistics.median(rival_rates[1:])
+        result["rival"] = _compared(str(against or compare), rate, rival_rates[1:])
     if bandwidths:
         result["roofline"] = _roofline(model, rate, statistics.median(bandwidths[1:]))
     if depths:
@@ -80,6 +84,11 @@ def _facts(model: Model, bundle: str | Path, threads: int | None) -> dict[str, A
         "bundle_bytes": sum(entry.bytes for entry in model.manifest.files.values()),
         "state_bytes": model.manifest.state.nbytes,
     }
+
+
+def _compared(name: str, rate: float, rival_rates: Sequence[float]) -> dict[str, Any]:
+    ratio = rate / statistics.median(rival_rates)
+    return {"name": name, "generated_tokens_per_second": spread(rival_rates), "ratio": ratio}
 
 
 def _summary(runs: Sequence[tuple[float, NDArray[np.float64]]], prompt: int, generate: int) -> dict[str, Any]:
@@ -166,7 +175,11 @@ def _sweep(model: Model, depths: Sequence[int], generate: int, report: Progress)
 
 
 def _rival(
-    model: Model, against: str | Path | None, compare: str | Path | None, threads: int | None
+    model: Model,
+    against: str | Path | None,
+    compare: str | Path | None,
+    threads: int | None,
+    place: dict[str, str | None],
 ) -> Callable[[int], float] | None:
     """A function that generates n tokens with the other side and returns its tokens a second."""
     if against is not None and compare is not None:
@@ -180,10 +193,10 @@ def _rival(
         raise InputError(
             "expected a model that takes tokens for --compare, came a stack of float vectors; leave it out"
         )
-    facade.open_checkpoint(compare)
+    facade.open_checkpoint(compare, **place)
     from xlstm_edge_exporters.official import official_rate  # noqa: PLC0415  # loads torch and the official packages
 
-    return official_rate(Path(compare), threads)
+    return official_rate(Path(compare), threads, **place)
 
 
 def _roofline(model: Model, rate: float, bandwidth: float) -> dict[str, float]:

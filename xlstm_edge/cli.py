@@ -45,7 +45,7 @@ QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print results and errors only.", callback=_quiet, expose_value=False)
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="as tuned, else all cores")]
-NOT_RECIPE = ("checkpoint", "output", "recipe", "force", "as_json", "quiet")
+NOT_RECIPE = ("checkpoint", "output", "prefix", "weights", "recipe", "force", "as_json", "quiet")
 BundleArgument = Annotated[Path, typer.Argument(help="Bundle folder.", metavar="BUNDLE")]
 
 
@@ -53,6 +53,8 @@ BundleArgument = Annotated[Path, typer.Argument(help="Bundle folder.", metavar="
 def export(
     checkpoint: options.Checkpoint,
     output: options.Output,
+    prefix: options.Prefix = None,
+    weights: options.Weights = None,
     flavour: options.Flavour = None,
     chunk: options.Chunk = None,
     quantize: options.Quantize = None,
@@ -79,10 +81,14 @@ def export(
     with bars(err) as progress:
         facade.check_export(output, recipe=recipe, force=force, **given)
         _load_exporters(progress)
-        bundle = facade.export(checkpoint, output, recipe=recipe, force=force, progress=progress, **given)
+        bundle = facade.export(
+            checkpoint, output, prefix=prefix, weights=weights, recipe=recipe, force=force, progress=progress, **given
+        )
     if as_json:
-        print_json({"bundle": str(bundle.path), **facade.inspect(bundle.path)})
+        print_json({"bundle": str(bundle.path), "notes": list(bundle.notes), **facade.inspect(bundle.path)})
         return
+    for line in bundle.notes:
+        note(f"note: {line}")
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     note(f"{bundle.path}: {bundle.manifest.model.parameters:,} parameters, {size:,} bytes")
 
@@ -91,6 +97,8 @@ def export(
 def verify(
     bundle: BundleArgument,
     against: Annotated[Path | None, typer.Option(help="Also compare with the checkpoint it came from.")] = None,
+    prefix: options.Prefix = None,
+    weights: options.Weights = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -102,7 +110,9 @@ def verify(
     with bars(err) as progress:
         if against is not None:
             _load_exporters(progress)
-        checks = facade.verify(bundle, against=against, threads=threads, progress=progress)
+        checks = facade.verify(
+            bundle, against=against, prefix=prefix, weights=weights, threads=threads, progress=progress
+        )
     if as_json:
         print_json({"ok": True, "checks": [{"name": c.name, "detail": c.detail} for c in checks]})
         return
@@ -115,6 +125,8 @@ def verify(
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="Bundle or checkpoint.", metavar="BUNDLE_OR_CHECKPOINT")],
+    prefix: options.Prefix = None,
+    weights: options.Weights = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -125,7 +137,7 @@ def inspect(
     with bars(err) as progress:
         if not facade.is_bundle(path):
             _load_exporters(progress)
-        facts = facade.inspect(path)
+        facts = facade.inspect(path, prefix=prefix, weights=weights)
     if as_json:
         print_json(facts)
         return
@@ -184,9 +196,9 @@ def bench(
     repeat: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 5,
     depth: Annotated[str | None, typer.Option(help="Also after this many tokens, e.g. 0,1k,100k,1M.")] = None,
     against: Annotated[Path | None, typer.Option(help="Alternate with a second bundle.", metavar="BUNDLE_2")] = None,
-    compare: Annotated[
-        Path | None, typer.Option(help="Alternate with the original checkpoint in PyTorch.", metavar="CHECKPOINT")
-    ] = None,
+    compare: options.Compare = None,
+    prefix: options.Prefix = None,
+    weights: options.Weights = None,
     roofline: Annotated[bool, typer.Option("--roofline", help="Measure the memory bandwidth and its share.")] = False,
     plot_file: Annotated[
         Path | None, typer.Option("--plot", help="Draw latency and memory over depth.", metavar="FILE.png")
@@ -211,6 +223,8 @@ def bench(
             depths=parse_depths(depth),
             against=against,
             compare=compare,
+            prefix=prefix,
+            weights=weights,
             roofline=roofline,
             progress=progress,
         )
@@ -246,6 +260,8 @@ def evaluate_command(
         Path, typer.Option(help="The float model: a checkpoint or a bundle.", metavar="CHECKPOINT_OR_BUNDLE")
     ],
     text: Annotated[Path, typer.Option(help="Text the models have not seen.", metavar="FILE")],
+    prefix: options.Prefix = None,
+    weights: options.Weights = None,
     tokens: Annotated[int, typer.Option(min=32, help="Tokens of the text to use.")] = 4096,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw size against KL.", metavar="FILE.png")] = None,
     threads: ThreadsOption = None,
@@ -260,7 +276,16 @@ def evaluate_command(
     with bars(err) as progress:
         if not facade.is_bundle(against):
             _load_exporters(progress)
-        results = evaluate(bundles, against=against, text=text, tokens=tokens, threads=threads, progress=progress)
+        results = evaluate(
+            bundles,
+            against=against,
+            text=text,
+            prefix=prefix,
+            weights=weights,
+            tokens=tokens,
+            threads=threads,
+            progress=progress,
+        )
     if plot_file is not None:
         plot(results, plot_file)
     if as_json:

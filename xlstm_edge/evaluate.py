@@ -34,14 +34,19 @@ def evaluate(
     *,
     against: str | Path,
     text: str | Path,
+    prefix: str | None = None,
+    weights: str | None = None,
     tokens: int = 4096,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """One result a bundle, measured on the first `tokens` tokens of a text file against a bundle or a checkpoint."""
+    """One result a bundle, measured on the first `tokens` tokens of a text file against a bundle or a checkpoint.
+
+    `prefix` and `weights` say which model of a checkpoint is meant, as for the export.
+    """
     for bundle in bundles:  # one that is missing is said before minutes of work on the others
         read_manifest(bundle)
-    with _reference(against, threads, progress) as reference:
+    with _reference(against, threads, {"prefix": prefix, "weights": weights}, progress) as reference:
         if progress is not None:
             progress("reading text", 0, 0)
         ids = _read_ids(reference, Path(text), tokens)
@@ -138,7 +143,9 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 @contextmanager
-def _reference(path: str | Path, threads: int | None, progress: Progress | None) -> Iterator[Model]:
+def _reference(
+    path: str | Path, threads: int | None, place: dict[str, str | None], progress: Progress | None
+) -> Iterator[Model]:
     """A bundle as it is; a checkpoint as a float32 bundle made for the occasion."""
     if facade.is_bundle(path):
         model = load(path, threads=threads)
@@ -146,7 +153,7 @@ def _reference(path: str | Path, threads: int | None, progress: Progress | None)
         yield model
         return
     with tempfile.TemporaryDirectory() as folder:
-        facade.export(path, Path(folder) / "float", progress=progress)
+        facade.export(path, Path(folder) / "float", prefix=place["prefix"], weights=place["weights"], progress=progress)
         model = load(Path(folder) / "float", threads=threads)
         _check_takes_ids(model)
         yield model

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from xlstm_edge_runtime.errors import DependencyError, InputError
 from xlstm_edge_runtime.manifest import MANIFEST, Manifest, read_manifest
-from xlstm_edge_runtime.reading import LONGEST_PATH
 from xlstm_edge_runtime.verify import Check, verify_bundle
 
 from .report import describe_bundle, describe_checkpoint
@@ -22,10 +21,11 @@ EXPORT_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "yam
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An exported bundle: where it is and what it says of itself."""
+    """An exported bundle: where it is, what it says of itself, and what the export took from the checkpoint and left."""
 
     path: Path
     manifest: Manifest
+    notes: tuple[str, ...] = ()
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -35,6 +35,8 @@ def export(
     checkpoint: str | Path,
     bundle: str | Path,
     *,
+    prefix: str | None = None,
+    weights: str | None = None,
     recipe: str | Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -42,17 +44,19 @@ def export(
 ) -> Bundle:
     """Export a checkpoint (folder or weights file) to a bundle folder.
 
+    Where a checkpoint holds several models, or the xLSTM is a part of a larger net, `prefix` names the one to take by
+    what stands before its tensors' names, and `weights` the file of a folder, the key inside a torch file, or FILE:KEY.
     `options` are the fields of `xlstm_edge_exporters.recipe.Recipe`: flavour ("ort" or "portable"), chunk (most tokens of
     one call, ort only), all_logits, quantize ("int8", "int4", "mixed"), method ("rtn", "gptq"), calibrate (a text file),
     group_size, embedding_bits, head_bits, keep ({pattern: bits}), target_mb, target_bpw. They override those of the TOML
     file `recipe`. Raises an XlstmEdgeError and writes nothing if anything is wrong.
     """
     chosen = check_export(bundle, recipe=recipe, force=force, **options)
-    source = open_checkpoint(checkpoint)
+    source = open_checkpoint(checkpoint, prefix=prefix, weights=weights)
     from xlstm_edge_exporters.export import export_checkpoint  # noqa: PLC0415  # loads torch
 
     manifest = export_checkpoint(source, bundle, chosen, force=force, progress=progress or _silent)
-    return Bundle(Path(bundle), manifest)
+    return Bundle(Path(bundle), manifest, tuple(source.notes.lines()))
 
 
 def check_export(
@@ -73,29 +77,37 @@ def verify(
     bundle: str | Path,
     *,
     against: str | Path | None = None,
+    prefix: str | None = None,
+    weights: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Check]:
-    """All checks of a bundle, also against its checkpoint if given; VerificationError for the first that fails."""
+    """All checks of a bundle, also against its checkpoint if given; VerificationError for the first that fails.
+
+    `prefix` and `weights` as they were for the export.
+    """
     checks = list(verify_bundle(bundle, threads=threads))
     if against is not None:
-        source = open_checkpoint(against)
+        source = open_checkpoint(against, prefix=prefix, weights=weights)
         from xlstm_edge_exporters.verify import verify_against  # noqa: PLC0415  # loads torch
 
         checks += verify_against(bundle, source, threads=threads, progress=progress or _silent)
     return checks
 
 
-def inspect(path: str | Path) -> dict[str, Any]:
+def inspect(path: str | Path, *, prefix: str | None = None, weights: str | None = None) -> dict[str, Any]:
     """What a bundle or a checkpoint is: family, dimensions, state table, files; as plain data."""
     if is_bundle(path):
         return describe_bundle(read_manifest(path))
-    return describe_checkpoint(open_checkpoint(path))
+    return describe_checkpoint(open_checkpoint(path, prefix=prefix, weights=weights))
 
 
 def is_bundle(path: str | Path) -> bool:
     """Whether a path is a folder with a manifest, whatever is in it."""
-    return len(str(path)) <= LONGEST_PATH and (Path(path) / MANIFEST).exists()
+    try:
+        return (Path(path) / MANIFEST).exists()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
 
 
 def load_exporters() -> None:
@@ -110,12 +122,12 @@ def load_exporters() -> None:
         ) from error
 
 
-def open_checkpoint(path: str | Path) -> "Checkpoint":
+def open_checkpoint(path: str | Path, *, prefix: str | None = None, weights: str | None = None) -> "Checkpoint":
     """The exporter's `open_checkpoint`; DependencyError if its packages are not installed."""
     load_exporters()
     from xlstm_edge_exporters import checkpoints  # noqa: PLC0415  # loads torch
 
-    return checkpoints.open_checkpoint(path)
+    return checkpoints.open_checkpoint(path, prefix=prefix, weights=weights)
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

@@ -1,4 +1,4 @@
-"""The options of `xlstm-edge export`: name, type and help of each, one definition a piece."""
+"""Options of the command line that are long or shared: name, type and help of each, one definition a piece."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,6 +8,24 @@ import typer
 Checkpoint = Annotated[
     Path,
     typer.Argument(help="Checkpoint folder, or a weights file with its config beside it.", metavar="CHECKPOINT"),
+]
+Prefix = Annotated[
+    str | None,
+    typer.Option(
+        help="Take the model, or the part of a larger net, whose tensors' names begin so.",
+        metavar="NAME",
+        show_default="found by itself if one fits",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Choose among several models: a weights file of the folder, a key inside a torch file, or FILE:KEY.",
+        metavar="NAME",
+    ),
+]
+Compare = Annotated[
+    Path | None, typer.Option(help="Alternate with the original checkpoint in PyTorch.", metavar="CHECKPOINT")
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.", metavar="BUNDLE")]
 Flavour = Annotated[

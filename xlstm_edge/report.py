@@ -3,6 +3,7 @@
 import os
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def describe_checkpoint(checkpoint: "Checkpoint") -> Facts:
     """What a checkpoint would become."""
     from xlstm_edge_exporters.bundle import KINDS, count_parameters  # noqa: PLC0415  # loads torch
 
-    spec = checkpoint.spec
+    spec, notes = checkpoint.spec, checkpoint.notes
     table = spec.state_table()
     return {
         "kind": "checkpoint",
@@ -63,6 +64,8 @@ def describe_checkpoint(checkpoint: "Checkpoint") -> Facts:
         "parameters": count_parameters(spec),
         "tied": spec.tied,
         "context_length": spec.context_length,
+        "taken": {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(notes).items()},
+        "notes": notes.lines(),
         "state_bytes": table.nbytes,
         "state": [{"name": row.name, "shape": list(row.shape), "initial": row.initial} for row in table],
         "files": {path.name: {"bytes": path.stat().st_size} for path in checkpoint.files},
@@ -92,6 +95,8 @@ def facts_table(facts: Facts, title: str) -> "Table":
         rows["graph"] = f"{facts['flavour']}, opset {facts['opset']}, up to {facts['chunk']} tokens a call"
         rows["runtime"] = f"onnxruntime {facts['minimum_onnxruntime']} or newer"
         rows["tokenizer"] = facts["tokenizer"]
+    if facts.get("notes"):
+        rows["notes"] = "\n".join(facts["notes"])
     rows["files"] = "\n".join(f"{name}  {human(entry['bytes'])}" for name, entry in facts["files"].items())
     for name, value in rows.items():
         table.add_row(name, plain(value))

@@ -7,6 +7,7 @@ memory is the largest tensor, however large the model.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -77,10 +78,15 @@ def ones(*shape: int) -> Weight:
 
 
 class Stored:
-    """The tensors of a checkpoint by their own names, with an audit: expected names and shapes, all of them, no more."""
+    """A model's tensors by its form's own names, with an audit: expected names and shapes, all of them, no more.
 
-    def __init__(self, tensors: Weights) -> None:
-        self._tensors = dict(tensors)
+    `odd` are tensors that are no plain floats, with what they are; `labels` the names in the files, for messages.
+    """
+
+    def __init__(
+        self, tensors: Weights, odd: Mapping[str, str] | None = None, labels: Mapping[str, str] | None = None
+    ) -> None:
+        self._tensors, self._odd, self._labels = dict(tensors), dict(odd or {}), dict(labels or {})
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -88,9 +94,15 @@ class Stored:
     def __getitem__(self, name: str) -> Weight:
         return self._tensors[name]
 
+    def refuse_odd(self, name: str) -> None:
+        """Raise CheckpointError if the tensor is there, but no plain floats."""
+        if name in self._odd:
+            self._refuse_missing([name])
+
     def equal(self, first: str, second: str) -> bool:
         """Whether two tensors hold the same numbers."""
-        return np.array_equal(self._tensors[first].load(), self._tensors[second].load())
+        one, other = self._tensors[first], self._tensors[second]
+        return one.shape == other.shape and np.array_equal(one.load(), other.load())
 
     def drop(self, name: str) -> None:
         """Forget a tensor that only repeats another."""
@@ -101,16 +113,19 @@ class Stored:
         """All names, sorted."""
         return sorted(self._tensors)
 
-    def shape(self, name: str, rank: int) -> tuple[int, ...]:
-        """Shape of a tensor that dimensions are read from; CheckpointError if absent or of another rank."""
+    def label(self, name: str) -> str:
+        """The name in the file, fit for a message."""
+        return shown(self._labels.get(name, name))
+
+    def shape(self, name: str, rank: int | None = None) -> tuple[int, ...]:
+        """Shape of a tensor that dimensions are read from; CheckpointError if absent, empty or of another rank."""
         if name not in self._tensors:
-            raise CheckpointError(
-                f"expected a tensor {name}, came a checkpoint without it; export the complete checkpoint"
-            )
+            self._refuse_missing([name])
         shape = self._tensors[name].shape
-        if len(shape) != rank or 0 in shape:
+        if (rank is not None and len(shape) != rank) or 0 in shape:
             raise CheckpointError(
-                f"expected {name} with {rank} non-empty axes, came shape {shape}; check the checkpoint"
+                f"expected {self.label(name)} with {rank or 'any'} non-empty axes, came shape {_short(shape)}; "
+                "check the checkpoint"
             )
         return shape
 
@@ -118,31 +133,61 @@ class Stored:
         """Raise CheckpointError that lists missing and unknown names."""
         wanted = set(expected)
         if missing := sorted(wanted - self._tensors.keys()):
+            self._refuse_missing(missing)
+        if unknown := sorted((self._tensors.keys() | self._odd.keys()) - wanted):
             raise CheckpointError(
-                f"expected {len(wanted)} tensors for this config, came without {listed(missing)}; "
-                "export the complete checkpoint or correct its config"
-            )
-        if unknown := sorted(self._tensors.keys() - wanted):
-            raise CheckpointError(
-                f"expected {len(wanted)} tensors for this config, came also {listed(unknown)}; "
-                "remove them or correct the config"
+                f"expected the {len(wanted)} tensors of this architecture and config, came also "
+                f"{listed([self.label(name) for name in unknown])}; what they would compute is not known, so use the "
+                "config of this training, or take the model's own state dict"
             )
 
     def audit_shapes(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Raise CheckpointError that lists every tensor of a wrong shape."""
         wrong = [
-            f"{name} {self._tensors[name].shape} instead of {shape}"
+            f"{self.label(name)} {_short(self._tensors[name].shape)} instead of {shape}"
             for name, shape in expected.items()
             if self._tensors[name].shape != shape
         ]
         if wrong:
-            raise CheckpointError(f"expected tensors that fit together, came {listed(wrong)}; check the checkpoint")
+            raise CheckpointError(
+                f"expected tensors that fit together, came {'; '.join(wrong[:3]).replace(';', ',')}; "
+                "check the checkpoint"
+            )
+
+    def _refuse_missing(self, names: Sequence[str]) -> NoReturn:
+        if odd := [f"{self.label(name)} as {self._odd[name]}" for name in names if name in self._odd]:
+            raise CheckpointError(
+                f"expected float tensors, came {', '.join(odd[:3])}, a quantized or damaged checkpoint; export the "
+                "float checkpoint that it was made from"
+            )
+        raise CheckpointError(
+            f"expected the tensors of this architecture and config, came without "
+            f"{listed([self.label(name) for name in names])}; export the complete checkpoint with its own config"
+        )
+
+
+def shown(text: str, limit: int = 120) -> str:
+    """Foreign text inside a message: control characters escaped, cut if it is long."""
+    cut = text if len(text) <= limit else text[: limit - 3] + "..."
+    return cut if cut.isprintable() else repr(cut)[1:-1]
+
+
+def brief(value: object) -> str:
+    """Any foreign value inside a message: text quoted, numbers as they are, of everything else the kind."""
+    if value is None or isinstance(value, (bool, int, float)):
+        text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
+        return text.lower() if isinstance(value, bool) else text
+    return f"'{shown(value, 60)}'" if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def listed(names: Sequence[str]) -> str:
     """The first few names and the number of the rest."""
     rest = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(shown(name) for name in names[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _short(shape: tuple[int, ...]) -> str:
+    return str(shape) if len(shape) <= 6 else f"{len(shape)} axes"
 
 
 def to_float32(tensor: torch.Tensor) -> FloatArray:

@@ -126,6 +126,8 @@ def _save_hugging_face(case: Case, model: Any, folder: Path, dtype: torch.dtype)
         state = load_file(weights)
         del state["lm_head.weight"]
         save_file(state, weights, {"format": "pt"})
+        keys = json.loads(config.read_text())
+        config.write_text(json.dumps(keys | {"tie_word_embeddings": True}))
     if case.store.get("old_names"):  # as the published 7B file: neither hidden_size nor num_hidden_layers
         keys = json.loads(config.read_text())
         config.write_text(json.dumps({k: v for k, v in keys.items() if k not in ("hidden_size", "num_hidden_layers")}))

@@ -1,73 +1,79 @@
 """Checkpoint families: find which one it is, and turn it into the canonical form.
 
 The family is found from the tensors' names, because `model_type: xlstm` alone means two different things. One module a
-family; each knows its own names and layouts and nothing else does.
+family; each knows its own names and layouts and nothing else does. What stands around a model in the files people have
+(prefixes, wrappers, a larger net, an optimizer, training settings) is taken off before, and noted.
 """
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlstm_edge_runtime.errors import CheckpointError
-
 from ..spec import ModelSpec
-from ..weights import Stored, Weights, listed
+from ..weights import Stored, Weights
 from . import large, v1
-from .base import Canonical, section
-from .files import locate, open_tensors, read_config
+from .base import Canonical
+from .config import Section, read_config
+from .files import locate
+from .names import Selection, select
+from .notes import Notes
+from .settings import check_around
+from .tensors import open_tensors
 
-FAMILIES = "xLSTM v1 language models and block stacks, xLSTM-Large, Hugging Face xLSTMForCausalLM"
-UNSUPPORTED = {
-    r"(^|\.)block_stack\.blocks\.\d+\.slstm_layer\.": "a TiRex forecaster",
-    r"^stack\.\d+\.(time|variate)_mixer\.": "a TiRex-2 forecaster",
-    r"^classifier\.": "a sequence classifier",
-}
+KEYS = v1.KEYS | large.KEYS  # every setting that some family reads
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An opened checkpoint: what it is, and its weights, not yet read."""
+    """An opened checkpoint: what it is, and its weights, not yet read.
+
+    `config` and `stored` are the model's settings and tensors by its form's own names, without what stood around them.
+    """
 
     folder: Path
     files: tuple[Path, ...]
     config: dict[str, Any]
     spec: ModelSpec
     weights: Weights
+    stored: Stored = field(default_factory=lambda: Stored({}))
+    notes: Notes = field(default_factory=Notes)
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a checkpoint folder or weights file; CheckpointError says in one sentence what is wrong with it."""
-    located = locate(Path(path))
-    config = read_config(located.config)
-    stored = Stored(open_tensors(located.weights))
-    canonical = _canonical(stored, config)
-    files = (located.config, *located.weights)
-    return Checkpoint(located.folder, files, config, canonical.spec, canonical.weights)
+def open_checkpoint(path: str | Path, *, prefix: str | None = None, weights: str | None = None) -> Checkpoint:
+    """Open a checkpoint folder or weights file; CheckpointError says in one sentence what is wrong with it.
 
-
-def family_of(stored: Stored) -> str:
-    """A1, A2, A3, B or C; CheckpointError if the names are of no known family."""
-    names = stored.names
-    for pattern, what in UNSUPPORTED.items():
-        if any(re.search(pattern, name) for name in names):
-            raise CheckpointError(f"expected one of {FAMILIES}, came {what}; not supported")
-    if any(v1.BLOCK.search(name) for name in names):
-        if any(name.startswith("model.xlstm_block_stack.") for name in names):
-            return "A2"
-        return "A1" if {"token_embedding.weight", "lm_head.weight"} & set(names) else "A3"
-    if any(large.BLOCK.match(name) for name in names):
-        return "C" if "backbone.embeddings.weight" in stored else "B"
-    raise CheckpointError(
-        f"expected tensors of one of {FAMILIES}, came {listed(names) or 'none'}; not an xLSTM checkpoint"
+    `prefix` names the model among several, or the part to take of a larger net, by what stands before its tensors'
+    names; `weights` the file of a folder, or the key inside a torch file, or both as FILE:KEY.
+    """
+    located = locate(Path(path), weights)
+    path, section, config = read_config(located.configs, KEYS)
+    opened = open_tensors(located.weights, located.key)
+    selection = select(opened, prefix)
+    canonical = _canonical(selection, config, section)
+    notes = Notes(
+        prefix=selection.found.prefix,
+        key=opened.key,
+        section=section.path,
+        wrappers=selection.wrappers,
+        renamed=selection.renamed,
+        left_out=selection.left_out,
+        ignored_tensors=selection.ignored,
+        ignored_settings=(*canonical.ignored_settings, *check_around(section.around, KEYS)),
+        unread_files=located.unread,
     )
+    files = (path, *located.weights)
+    return Checkpoint(located.folder, files, config, canonical.spec, canonical.weights, selection.stored, notes)
 
 
-def _canonical(stored: Stored, config: dict[str, Any]) -> Canonical:
-    family = family_of(stored)
-    if family == "B":
+def _canonical(selection: Selection, config: dict[str, Any], section: Section) -> Canonical:
+    stored, form = selection.stored, selection.found.form
+    if form == "B":
         return large.load_package(stored, config)
-    if family == "C":
+    if form == "C":
         return large.load_hugging_face(stored, config)
-    nested = section(config, "_xlstm_config" if family == "A2" else "model")
-    return v1.load(stored, config if nested is None else dict(nested), family)
+    if form == "large stack":
+        return large.load_stack(stored, config)
+    if form == "v1 stack":
+        return v1.load(stored, config, "A3")
+    wrapped = section.path is not None and section.path.endswith("_xlstm_config")
+    return v1.load(stored, config, "A2" if wrapped else "A1", alone=not selection.left_out)

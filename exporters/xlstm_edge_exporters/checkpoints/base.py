@@ -1,38 +1,34 @@
 """What every checkpoint family hands over, and the checks they share. Adding a family: see CONTRIBUTING.md."""
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from xlstm_edge_runtime.errors import CheckpointError
 
 from ..spec import ModelSpec
-from ..weights import Weights, listed
+from ..weights import Weights, brief
 
 Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Canonical:
-    """A checkpoint with no foreign names left."""
+    """A checkpoint with no foreign names left, and the settings that were not needed for it."""
 
     spec: ModelSpec
     weights: Weights
-
-
-def refuse_unknown(config: Config, known: Collection[str], where: str) -> None:
-    """Raise CheckpointError for config keys that nobody knows the meaning of."""
-    if unknown := sorted(str(key) for key in config if key not in known and not str(key).startswith("_")):
-        raise CheckpointError(f"expected known settings in {where}, came {listed(unknown)}; remove or rename them")
+    ignored_settings: tuple[str, ...] = ()
 
 
 def agree(config: Config, key: str, actual: object, where: str = "the tensors") -> None:
     """Raise CheckpointError if the config states `key` and the tensors say otherwise."""
     stated = config.get(key)
-    if stated is not None and stated != actual:
+    if stated is not None and (isinstance(stated, bool) or stated != actual):
         raise CheckpointError(
-            f"expected {key} {stated} as in the config, came {actual} from {where}; correct the config"
+            f"expected {key} {brief(stated)} as in the config, came {brief(actual)} from {where}; use the config of "
+            "this training"
         )
 
 
@@ -40,7 +36,7 @@ def section(config: Config, key: str) -> Config | None:
     """A nested mapping; None if absent or null."""
     value = config.get(key)
     if value is not None and not isinstance(value, Mapping):
-        raise CheckpointError(f"expected {key} to be a mapping, came {type(value).__name__}; correct the config")
+        raise CheckpointError(f"expected {key} to be a mapping, came {brief(value)}; use the config of this training")
     return value
 
 
@@ -51,7 +47,9 @@ def number(config: Config, key: str, default: float) -> float:
         with contextlib.suppress(ValueError):
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise CheckpointError(f"expected {key} to be a positive number, came {value!r}; correct the config")
+        raise CheckpointError(
+            f"expected {key} to be a positive number, came {brief(value)}; use the config of this training"
+        )
     return float(value)
 
 
@@ -59,5 +57,19 @@ def flag(config: Config, key: str, default: bool) -> bool:
     """true or false."""
     value = config.get(key, default)
     if not isinstance(value, bool):
-        raise CheckpointError(f"expected {key} to be true or false, came {value!r}; correct the config")
+        raise CheckpointError(
+            f"expected {key} to be true or false, came {brief(value)}; use the config of this training"
+        )
     return value
+
+
+def count_blocks(indices: set[str]) -> int:
+    """How many blocks have these numbers; CheckpointError unless they are 0, 1, 2... without a gap."""
+    wanted = {str(index) for index in range(len(indices))}
+    if indices != wanted:
+        odd = min(indices - wanted, key=lambda index: (len(index), index))
+        raise CheckpointError(
+            f"expected {len(indices)} blocks numbered from 0 without a gap, came block {brief(odd)}; export the complete "
+            "checkpoint"
+        )
+    return len(indices)

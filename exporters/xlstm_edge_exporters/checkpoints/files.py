@@ -1,80 +1,60 @@
-"""Find and open the files of a checkpoint, trusting none of them.
+"""Find the files of a checkpoint, trusting none of them: regular files only, inside the folder or the hub cache's blobs.
 
-Weights come as safetensors (one file, Hugging Face shards with an index, or `model_0.safetensors`, `model_1...`) or as
-a torch state dict, which is read with `weights_only`: a pickle that wants to run code is refused. Only headers are read
-here; the data follow tensor by tensor. Knows nothing of families.
+Weights come as safetensors (one file, Hugging Face shards with or without an index, or `model_0.safetensors`,
+`model_1...`) or as a torch state dict, often among an optimizer's and a scheduler's files. Where several models lie in
+one folder, the user names one. Knows nothing of what is inside.
 """
 
 import hashlib
-import json
-import pickle
-import warnings
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
-import yaml
-from safetensors import SafetensorError, safe_open
 
 from xlstm_edge_runtime.errors import CheckpointError
 
-from ..weights import FloatArray, Weight, to_float32
+from ..weights import brief, listed, shown
+from .config import read_mapping
 
-FLOATS = {"F64", "F32", "F16", "BF16"}
-TORCH_FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 CONFIGS = ("config.yaml", "config.json", "config.yml")
 HINT = "expected config.yaml or config.json beside model.safetensors, shards of it, or a torch state dict"
+INDEX = re.compile(r".*\.(safetensors|bin)\.index\.json")
+NUMBERED = re.compile(r"model_[0-9]{1,6}\.safetensors")
+SHARD = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})(\.safetensors|\.bin)")
+# What trainers leave beside the weights.
+TRAINER_FILE = re.compile(
+    r"(optimizers?|optim|schedulers?|sched|lr_schedulers?|rng_state|random_states|training_args|train_state|trainer_state|"
+    r"scaler|grad_scaler|sampler|dataloader|zero_pp_rank)[._-].*"
+)
+STANDARD = ("model.safetensors", "model.safetensors.index.json")
+TWINS = ("pytorch_model.bin", "pytorch_model.bin.index.json")  # the same weights in the older format
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A checkpoint's folder, config file and weight files, existing and inside the folder."""
+    """A checkpoint's folder, config files (mostly one) and weight files, regular and in place.
+
+    `key` is the state dict that the user named inside a torch file; `unread` the names of other weight files.
+    """
 
     folder: Path
-    config: Path
+    configs: tuple[Path, ...]
     weights: tuple[Path, ...]
+    key: str | None = None
+    unread: tuple[str, ...] = ()
 
 
-def locate(path: Path) -> Located:
-    """Files of the checkpoint at `path` (a folder, or a weights file with its config beside it)."""
-    if not path.exists():
-        raise CheckpointError(f"{HINT}, came {path}, which does not exist; check the path")
-    folder, weights = path.parent, tuple[Path, ...]([path])
-    if path.is_dir():
-        folder, weights = _weights_in(path)
-    for name in CONFIGS:
-        if (folder / name).is_file():
-            return Located(folder, folder / name, weights)
-    raise CheckpointError(f"{HINT}, came {folder} without a config; put the training config there")
+def locate(path: Path, name: str | None = None) -> Located:
+    """Files of the checkpoint at `path` (a folder, or a weights file with its config beside it).
 
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The config as a plain mapping."""
+    `name` chooses among several models: a file name, a key inside a torch file, or FILE:KEY.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-        config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise CheckpointError(
-            f"expected {path.name} to be valid {path.suffix[1:]}, came {_line(error)}; repair it"
-        ) from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"expected {path.name} to hold a mapping, came {type(config).__name__}; repair it")
-    return config
-
-
-def open_tensors(paths: tuple[Path, ...]) -> dict[str, Weight]:
-    """All tensors of all files by name; CheckpointError for a name that two files hold."""
-    tensors: dict[str, Weight] = {}
-    for path in paths:
-        for name, weight in _open_one(path):
-            if name in tensors:
-                raise CheckpointError(f"expected each tensor once, came {name} in two files; remove the stale shard")
-            tensors[name] = weight
-    return tensors
+        return _locate(path, name)
+    except (OSError, ValueError) as error:  # names too long for a file system, folders without permission
+        reason = getattr(error, "strerror", None) or "a name that no file can have"
+        raise CheckpointError(f"{HINT}, came {brief(str(path))}: {reason}; check the path") from error
 
 
 def sha256(paths: tuple[Path, ...]) -> str:
@@ -87,116 +67,123 @@ def sha256(paths: tuple[Path, ...]) -> str:
     return digest.hexdigest()
 
 
-def _weights_in(folder: Path) -> tuple[Path, tuple[Path, ...]]:
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if (folder / index).is_file():
-            return folder, _shards(folder / index)
-    if (folder / "model.safetensors").is_file():
-        return folder, (folder / "model.safetensors",)
-    if (folder / "model_0.safetensors").is_file():
-        return folder, _numbered(folder)
-    for suffixes in ((".safetensors",), TORCH_SUFFIXES):
-        found = sorted(p for p in folder.iterdir() if p.suffix in suffixes and p.is_file())
-        if len(found) > 1:
-            names = ", ".join(p.name for p in found)
-            raise CheckpointError(f"expected one weights file in {folder}, came {names}; name the file to export")
-        if found:
-            return folder, (found[0],)
-    last = sorted(p for p in folder.glob("checkpoint-*-last") if p.is_dir())
-    if len(last) == 1:  # a training run's folder as the Helibrunna trainer leaves it
-        return _weights_in(last[0])
-    raise CheckpointError(f"{HINT}, came {folder} without any weights; check the path")
+def _locate(path: Path, name: str | None) -> Located:
+    if not path.exists():
+        raise CheckpointError(f"{HINT}, came {brief(str(path))}, which does not exist; check the path")
+    if path.is_dir():
+        folder, weights, key, unread = _choose(path, name)
+    else:
+        _refuse_special(path)
+        folder, key, unread = path.parent, name, ()
+        weights = _shards(path) if INDEX.fullmatch(path.name) else (path,)
+    if configs := [folder / config for config in CONFIGS if (folder / config).exists()]:
+        return Located(folder, tuple(_inside(config, folder) for config in configs), weights, key, unread)
+    raise CheckpointError(f"{HINT}, came {brief(str(folder))} without a config; put the config of this training there")
 
 
-def _numbered(folder: Path) -> tuple[Path, ...]:
-    count = len(list(folder.glob("model_*.safetensors")))
-    paths = tuple(folder / f"model_{i}.safetensors" for i in range(count))
-    if missing := [path.name for path in paths if not path.is_file()]:
+def _choose(folder: Path, name: str | None) -> tuple[Path, tuple[Path, ...], str | None, tuple[str, ...]]:
+    """(folder, weight files, key inside them, files not read)."""
+    groups = dict(_groups(folder))
+    names = [n for n in groups if not (n in TWINS and any(s in groups for s in STANDARD))]
+    wanted, key = name, None
+    if name is not None and name not in groups:
+        wanted, _, key = name.partition(":")
+        if wanted not in groups:
+            wanted, key = None, name
+    if wanted is None and len(names) > 1:
         raise CheckpointError(
-            f"expected shards numbered without a gap, came without {missing[0]}; complete the download"
+            f"expected one model in {brief(str(folder))}, came {listed(names)}; name one with --weights FILE"
         )
-    return paths
+    if wanted is None and not names:
+        return _inner(folder, name)
+    wanted = wanted or names[0]
+    return folder, groups[wanted], key or None, tuple(n for n in groups if n != wanted)
+
+
+def _inner(folder: Path, name: str | None) -> tuple[Path, tuple[Path, ...], str | None, tuple[str, ...]]:
+    """No weights here: a training run's folder as the Helibrunna trainer leaves it, or a reason to ask."""
+    inner = sorted(p for p in folder.glob("checkpoint-*") if p.is_dir())
+    last = [p for p in inner if p.name.endswith("-last")]
+    if len(last) == 1:
+        return _choose(last[0], name)
+    if inner:
+        raise CheckpointError(
+            f"expected weights in {brief(str(folder))}, came only folders {listed([p.name for p in inner])}; "
+            "name the folder of one of them"
+        )
+    raise CheckpointError(f"{HINT}, came {brief(str(folder))} without any weights; check the path")
+
+
+def _groups(folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
+    """Each model in a folder: the name to choose it by, and its files."""
+    entries = sorted(p for p in folder.iterdir() if not p.is_dir())
+    seen: set[str] = set()
+    for index in (p for p in entries if INDEX.fullmatch(p.name)):
+        shards = _shards(_inside(index, folder))
+        if not {p.name for p in shards} <= seen:  # else a second index of the same files
+            seen |= {p.name for p in shards}
+            yield index.name, shards
+    rest = [p for p in entries if p.name not in seen and p.suffix in (".safetensors", *TORCH_SUFFIXES)]
+    rest = [p for p in rest if p.suffix == ".safetensors" or not TRAINER_FILE.fullmatch(p.name)]
+    if any(NUMBERED.fullmatch(p.name) for p in rest):
+        yield "model_0.safetensors", _numbered(folder, rest)
+    series = dict.fromkeys(m.group(1, 3, 4) for p in rest if (m := SHARD.fullmatch(p.name)))
+    for stem, total, suffix in series:
+        names = [f"{stem}-{i:05d}-of-{total}{suffix}" for i in range(1, int(total) + 1)]
+        yield names[0], tuple(_inside(folder / name, folder) for name in _complete(names, rest))
+    for path in rest:
+        if not NUMBERED.fullmatch(path.name) and not SHARD.fullmatch(path.name):
+            yield path.name, (_inside(path, folder),)
+
+
+def _numbered(folder: Path, rest: list[Path]) -> tuple[Path, ...]:
+    count = sum(1 for p in rest if NUMBERED.fullmatch(p.name))
+    names = _complete([f"model_{i}.safetensors" for i in range(count)], rest)
+    return tuple(_inside(folder / name, folder) for name in names)
+
+
+def _complete(names: list[str], rest: list[Path]) -> list[str]:
+    there = {p.name for p in rest}
+    if missing := [name for name in names if name not in there]:
+        raise CheckpointError(
+            f"expected shards numbered without a gap, came without {shown(missing[0])}; complete the download"
+        )
+    return names
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    weight_map = read_config(index).get("weight_map")
+    weight_map = read_mapping(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"expected {index.name} with a weight_map of file names, came none; repair it")
+        raise CheckpointError(f"expected {shown(index.name)} with a weight_map of file names, came none; repair it")
     paths = []
     for name in sorted(set(weight_map.values())):
-        if Path(name).name != name:
+        if Path(name).name != name or not name.endswith((".safetensors", *TORCH_SUFFIXES)):
             raise CheckpointError(
-                f"expected shards inside the checkpoint's folder, came {name!r}; do not trust this index"
+                f"expected shards inside the checkpoint's folder, came {brief(name)}; do not trust this index"
             )
-        if not (index.parent / name).is_file():
+        if not (index.parent / name).exists():
             raise CheckpointError(
-                f"expected the shard {name} that {index.name} names, came none; complete the download"
+                f"expected the shard {shown(name)} that {shown(index.name)} names, came none; complete the download"
             )
-        paths.append(index.parent / name)
+        paths.append(_inside(index.parent / name, index.parent))
+    if not paths:
+        raise CheckpointError(f"expected {shown(index.name)} to name shards, came an empty weight_map; repair it")
     return tuple(paths)
 
 
-def _open_one(path: Path) -> Iterator[tuple[str, Weight]]:
-    return _open_safetensors(path) if path.suffix == ".safetensors" else _open_torch(path)
-
-
-def _open_safetensors(path: Path) -> Iterator[tuple[str, Weight]]:
-    try:
-        file: Any = safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
+def _inside(path: Path, folder: Path) -> Path:
+    """The path, if it is a regular file of the folder, or a link into the blobs of the hub cache around it."""
+    _refuse_special(path)
+    real, home = path.resolve(), folder.resolve()
+    homes = [home, *(p.parent / "blobs" for p in home.parents if p.name == "snapshots")]
+    if not any(real.is_relative_to(h) for h in homes):
         raise CheckpointError(
-            f"expected {path.name} to be a complete safetensors file, came {_line(error)}; download it again"
-        ) from error
-    for name in file.keys():  # noqa: SIM118  # safe_open is no mapping
-        view = file.get_slice(name)
-        if view.get_dtype() not in FLOATS:
-            raise CheckpointError(
-                f"expected float tensors, came {name} as {view.get_dtype()}; export the float checkpoint"
-            )
-        yield name, Weight(tuple(view.get_shape()), partial(_read_safetensor, file, name))
-
-
-def _read_safetensor(file: Any, name: str) -> FloatArray:
-    return to_float32(file.get_tensor(name))
-
-
-def _open_torch(path: Path) -> Iterator[tuple[str, Weight]]:
-    state = _load_torch(path)
-    for key in ("state_dict", "model_state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state:
-        raise CheckpointError(
-            f"expected {path.name} to hold a state dict, came {type(state).__name__}; save state_dict()"
+            f"expected the checkpoint's files inside its folder, came {shown(path.name)}, a link that leaves it; "
+            "put the file itself there"
         )
-    for name, tensor in state.items():
-        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in TORCH_FLOATS or not _holds_data(tensor):
-            kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise CheckpointError(
-                f"expected float tensors in {path.name}, came {name} as {kind}; save the model's state_dict()"
-            )
-        yield str(name), Weight(tuple(tensor.shape), partial(to_float32, tensor))
+    return path
 
 
-def _holds_data(tensor: torch.Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_meta
-
-
-def _load_torch(path: Path) -> Any:
-    """weights_only, memory-mapped where the file's format allows it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of odd pickle protocols; what counts is whether it loads
-            try:
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError:  # the format before torch 1.6 cannot be mapped
-                return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, AttributeError, KeyError) as error:
-        raise CheckpointError(
-            f"expected {path.name} to be a plain torch state dict, came a file that weights_only loading refuses "
-            "(a pickle may run code); save the state_dict() again or convert it to safetensors"
-        ) from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _refuse_special(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"expected {brief(str(path))} to be a regular file, came something else; check the path")

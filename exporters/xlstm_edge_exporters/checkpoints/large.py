@@ -1,4 +1,4 @@
-"""xLSTM-Large: the `xlstm` package's own format (family B) and Hugging Face `xLSTMForCausalLM` (family C).
+"""xLSTM-Large: the `xlstm` package's own format (family B), its bare block stack (B3), Hugging Face's form (family C).
 
 Same mathematics and almost the same keys. Sources: `xlstm/xlstm_large/model.py`,
 `transformers/models/xlstm/modeling_xlstm.py`. Dimensions come from tensor shapes: a Hugging Face config that gives only
@@ -10,8 +10,9 @@ import re
 from xlstm_edge_runtime.errors import CheckpointError
 
 from ..spec import MLSTM, Block, FeedForward, ModelSpec, Norm
-from ..weights import Stored, Weight, concat
-from .base import Canonical, Config, agree, flag, number, refuse_unknown
+from ..weights import Stored, Weight, brief, concat
+from .base import Canonical, Config, agree, count_blocks, flag, number
+from .settings import check_settings
 
 B_KEYS = frozenset(
     "embedding_dim num_heads num_blocks vocab_size use_bias norm_eps norm_reduction_force_float32 "
@@ -19,55 +20,102 @@ B_KEYS = frozenset(
     "return_last_states autocast_kernel_dtype eps inference_state_dtype ffn_proj_factor "
     "ffn_round_up_to_multiple_of gate_soft_cap output_logit_soft_cap weight_mode".split()
 )
+C_KEYS = B_KEYS | frozenset(
+    "hidden_size num_hidden_layers tie_word_embeddings add_post_norm add_qk_norm add_post_blocks_norm cell_norm_eps "
+    "hidden_act force_bos_token_insert".split()
+)
+KEYS = C_KEYS
+# Fields of the converters' and of older forms: what each must say, because nothing else is implemented.
+FIXED: dict[str, tuple[object, ...]] = {
+    "add_post_norm": (False, None),
+    "add_qk_norm": (False, None),
+    "hidden_act": ("silu", "swish", None),
+}
 KERNELS = ("chunkwise_kernel", "sequence_kernel", "step_kernel", "forward_backend_name", "step_backend_name")
-BLOCK = re.compile(r"backbone\.blocks\.(\d+)\.")
+BLOCK = re.compile(r"backbone\.blocks\.([0-9]+)\.")
 Shapes = dict[str, tuple[int, ...]]
 
 
 def load_package(stored: Stored, config: Config) -> Canonical:
-    """Family B: config.yaml with exactly the fields of xLSTMLargeConfig."""
-    refuse_unknown(config, B_KEYS, "an xLSTM-Large config")
-    for key in ("embedding_dim", "num_heads", "num_blocks", "vocab_size"):
-        if config.get(key) is None:
-            raise CheckpointError(f"expected {key} in an xLSTM-Large config, came none; use the config of the training")
+    """Family B: config.yaml with the fields of xLSTMLargeConfig."""
+    _require(config, "embedding_dim", "num_heads", "num_blocks", "vocab_size")
     return _load(stored, config, "B", embedding="embedding.weight", out_norm=flag(config, "add_out_norm", True))
 
 
+def load_stack(stored: Stored, config: Config) -> Canonical:
+    """B3: the blocks of xLSTM-Large alone, and its out_norm if the config has one: float vectors in and out."""
+    _require(config, "num_heads", "num_blocks")
+    return _load(stored, config, "B3", embedding=None, out_norm=flag(config, "add_out_norm", True))
+
+
 def load_hugging_face(stored: Stored, config: Config) -> Canonical:
-    """Family C: out_norm always exists, never has a bias; a head that is not in the file is the embedding."""
-    for key in ("add_post_norm", "add_qk_norm"):
-        if config.get(key):
-            raise CheckpointError(
-                f"expected {key} false, came {config[key]!r}, which no released model uses; not supported"
-            )
+    """Family C: out_norm always exists, never has a bias; a missing head is the embedding only if the config says so."""
     return _load(stored, config, "C", embedding="backbone.embeddings.weight", out_norm=True)
 
 
-def _load(stored: Stored, config: Config, family: str, *, embedding: str, out_norm: bool) -> Canonical:
-    for key in KERNELS:
-        if "siging" in str(config.get(key, "")):
-            raise CheckpointError(
-                f"expected exponential input gates, came {key} {config[key]}; sigmoid gates are not supported"
-            )
-    vocab, width = stored.shape(embedding, 2)
-    count = 1 + max(int(match[1]) for name in stored.names if (match := BLOCK.match(name)))
+def _require(config: Config, *keys: str) -> None:
+    for key in keys:
+        if config.get(key) is None:
+            raise CheckpointError(f"expected {key} in an xLSTM-Large config, came none; use the config of the training")
+
+
+def _load(stored: Stored, config: Config, family: str, *, embedding: str | None, out_norm: bool) -> Canonical:
+    ignored = _check_config(config)
+    count = count_blocks({match[1] for name in stored.names if (match := BLOCK.match(name))})
+    width = stored.shape("backbone.blocks.0.norm_mlstm.weight", 1)[0]
+    vocab = None if embedding is None else stored.shape(embedding, 2)[0]
     heads = stored.shape(_gate_name(stored), 2)[0] // (2 if _fused(stored) else 1)
     agree(config, "num_heads", heads)
     _agree_either(config, ("embedding_dim", "hidden_size"), width)
     _agree_either(config, ("num_blocks", "num_hidden_layers"), count)
-    agree(config, "vocab_size", vocab)
-    bias, tied = flag(config, "use_bias", False), family == "C" and "lm_head.weight" not in stored
-    expected: Shapes = {embedding: (vocab, width)}
-    if not tied:
-        expected["lm_head.weight"] = (vocab, width)
+    if vocab is not None:
+        agree(config, "vocab_size", vocab)
+    bias, tied = flag(config, "use_bias", False), family == "C" and _tied(stored, config)
+    expected: Shapes = {}
+    if embedding is not None and vocab is not None:
+        expected = {name: (vocab, width) for name in (embedding, "lm_head.weight") if not (tied and name != embedding)}
     if out_norm:
-        expected |= _biased("backbone.out_norm", (width,), bias and family == "B")
+        expected |= _biased("backbone.out_norm", (width,), bias and family != "C")
     shapes = [_block_shapes(stored, i, width, heads, bias) for i in range(count)]
     for block in shapes:
         expected |= block
     stored.audit_names(expected)
     stored.audit_shapes(expected)
-    return _canonical(stored, config, family, embedding, heads, shapes, tied=tied, out_norm=out_norm)
+    spec, weights = _canonical(stored, config, family, embedding, heads, shapes, tied=tied, out_norm=out_norm)
+    return Canonical(spec, weights, tuple(ignored))
+
+
+def _check_config(config: Config) -> list[str]:
+    """Names of the ignored settings; CheckpointError for those that disagree or are not known."""
+    for key in KERNELS:
+        if "siging" in str(config.get(key, "")):
+            raise CheckpointError(
+                f"expected exponential input gates, came {key} {brief(config[key])}; sigmoid gates are not supported"
+            )
+    for key, allowed in FIXED.items():
+        if config.get(key) not in allowed:
+            raise CheckpointError(
+                f"expected {key} {brief(allowed[0])}, came {brief(config[key])}, which no released model uses; "
+                "not supported"
+            )
+    if (eps := config.get("cell_norm_eps")) is not None and eps != number(config, "norm_eps", 1e-6):
+        raise CheckpointError(
+            f"expected cell_norm_eps as norm_eps, came {brief(eps)}, which no released model uses; not supported"
+        )
+    return [name for name in check_settings(config, C_KEYS, "an xLSTM-Large config") if not name.startswith("_")]
+
+
+def _tied(stored: Stored, config: Config) -> bool:
+    """A head that is not in the file is the embedding if the config says so; the form's default is that it is not."""
+    stored.refuse_odd("lm_head.weight")
+    if "lm_head.weight" in stored:
+        return False
+    if not flag(config, "tie_word_embeddings", False):
+        raise CheckpointError(
+            "expected lm_head.weight, came a checkpoint without it and a config that does not tie it to the embedding; "
+            "export the complete checkpoint with its own config"
+        )
+    return True
 
 
 def _agree_either(config: Config, keys: tuple[str, str], actual: int) -> None:
@@ -81,38 +129,37 @@ def _canonical(
     stored: Stored,
     config: Config,
     family: str,
-    embedding: str,
+    embedding: str | None,
     heads: int,
     shapes: list[Shapes],
     *,
     tied: bool,
     out_norm: bool,
-) -> Canonical:
+) -> tuple[ModelSpec, dict[str, Weight]]:
     bias, eps, cap = (
         flag(config, "use_bias", False),
         number(config, "norm_eps", 1e-6),
         _cap(config, "gate_soft_cap", 15.0),
     )
-    weights = {"embedding.weight": stored[embedding]}
+    weights = {} if embedding is None else {"embedding.weight": stored[embedding]}
     for index in range(len(shapes)):
         block = _block_weights(stored, f"backbone.blocks.{index}.", cap)
         weights |= {f"blocks.{index}.{name}": weight for name, weight in block.items()}
-    if not tied:
+    if embedding is not None and not tied:
         weights["head.weight"] = stored["lm_head.weight"]
-    norm = Norm(kind="rms", eps=eps, bias=bias and family == "B") if out_norm else None
+    norm = Norm(kind="rms", eps=eps, bias=bias and family != "C") if out_norm else None
     if norm is not None:
         weights |= _affine(stored, "norm", "backbone.out_norm", norm.bias)
-    vocab, width = stored[embedding].shape
     spec = ModelSpec(
         family=family,
-        width=width,
+        width=stored["backbone.blocks.0.norm_mlstm.weight"].shape[0],
         blocks=tuple(_block_spec(config, index, heads, block) for index, block in enumerate(shapes)),
         norm=norm,
-        vocab_size=vocab,
+        vocab_size=None if embedding is None else stored[embedding].shape[0],
         tied=tied,
-        logit_soft_cap=_cap(config, "output_logit_soft_cap", 30.0),
+        logit_soft_cap=None if embedding is None else _cap(config, "output_logit_soft_cap", 30.0),
     )
-    return Canonical(spec, weights)
+    return spec, weights
 
 
 def _block_spec(config: Config, index: int, heads: int, shapes: Shapes) -> Block:
@@ -157,7 +204,7 @@ def _block_shapes(stored: Stored, index: int, width: int, heads: int, bias: bool
             shapes |= _biased(ffn + name, (f, width), bias)
     if qk <= 0 or qk % heads or v % heads:
         raise CheckpointError(
-            f"expected q, k and v widths divisible by {heads} heads, came {qk} and {v}; correct num_heads"
+            f"expected q, k and v widths divisible by {heads} heads, came {qk} and {v}; use the config of this training"
         )
     return shapes
 

@@ -2,17 +2,18 @@
 
 Sources: `xlstm/xlstm_lm_model.py`, `xlstm/blocks/{mlstm,slstm}/layer.py`, `xlstm/blocks/slstm/cell.py`. Three traps live
 here: norm weights are stored less one; the sLSTM module called fgate makes the input gate and igate the forget gate;
-the sLSTM's recurrent kernel and bias come in two layouts, told apart by the kernel's shape.
+the sLSTM's recurrent kernel and bias come in several layouts (`recurrent`).
 """
 
 import re
-from typing import Any
 
 from xlstm_edge_runtime.errors import CheckpointError
 
 from ..spec import SLSTM, Block, FeedForward, ModelSpec, Norm, UpMLSTM
-from ..weights import Stored, Weight, concat, ones, stack
-from .base import Canonical, Config, agree, flag, refuse_unknown, section
+from ..weights import Stored, Weight, brief, concat, ones, stack
+from . import recurrent
+from .base import Canonical, Config, agree, count_blocks, flag, section
+from .settings import check_settings
 
 MODEL_KEYS = frozenset(
     "type mlstm_block slstm_block context_length num_blocks embedding_dim add_post_blocks_norm bias dropout "
@@ -36,23 +37,26 @@ ACTIVATIONS = {
     "swish": "silu",
     "selu": "selu",
 }
-BLOCK = re.compile(r"blocks\.(\d+)\.xlstm\.(mlstm|slstm)_cell\.")
+KEYS = MODEL_KEYS | MLSTM_KEYS | SLSTM_KEYS | FFN_KEYS | {"mlstm", "slstm", "feedforward"}
+STEMS = {"A1": "xlstm_block_stack.", "A2": "xlstm_block_stack.", "A3": ""}
+BLOCK = re.compile(r"blocks\.([0-9]+)\.xlstm\.(mlstm|slstm)_cell\.")
+ANY_BLOCK = re.compile(r"blocks\.([0-9]+)\.")
 LAYER_NORM = Norm(kind="layer", eps=1e-5)  # fixed in the reference, head norms too
 Shapes = dict[str, tuple[int, ...]]
 
 
-def load(stored: Stored, config: Config, family: str) -> Canonical:
-    """Canonical form of a v1 checkpoint; `family` is A1, A2 or A3."""
+def load(stored: Stored, config: Config, family: str, *, alone: bool = True) -> Canonical:
+    """Canonical form of a v1 checkpoint; `family` is A1, A2 or A3, `alone` whether no tensors were left out."""
     if (kind := config.get("type", "xLSTMLMModel")) != "xLSTMLMModel":
         raise CheckpointError(
-            f"expected type xLSTMLMModel, came {kind!r}, another model of the same trainer; not an xLSTM"
+            f"expected type xLSTMLMModel, came {brief(kind)}, another model of the same trainer; not an xLSTM"
         )
-    refuse_unknown(config, MODEL_KEYS, "an xLSTM v1 config")
-    stem, kinds = _find_blocks(stored)
-    count, width = 1 + max(kinds), stored.shape(f"{stem}blocks.0.xlstm_norm.weight", 1)[0]
-    _check_config(config, kinds, count, width)
+    stem = STEMS[family]
+    kinds, count = _find_blocks(stored, stem)
+    width = stored.shape(f"{stem}blocks.0.xlstm_norm.weight", 1)[0]
+    ignored = _check_config(config, kinds, count, width)
     blocks = [_Block(stored, config, f"{stem}blocks.{i}.", width, kinds.get(i, "mlstm")) for i in range(count)]
-    vocab, ends = _ends(stored, config, family, width)
+    vocab, ends = _ends(stored, config, family, width, alone)
     expected: Shapes = dict(ends.values())
     for block in blocks:
         expected |= block.shapes
@@ -74,18 +78,18 @@ def load(stored: Stored, config: Config, family: str) -> Canonical:
         tied=vocab is not None and "head.weight" not in ends,
         context_length=_context(config),
     )
-    return Canonical(spec, weights)
+    return Canonical(spec, weights, tuple(ignored))
 
 
-def _find_blocks(stored: Stored) -> tuple[str, dict[int, str]]:
-    """What stands before `blocks.N.` in this checkpoint's names, and the kind of each block."""
-    first = next(match for name in stored.names if (match := BLOCK.search(name)))
-    stem = first.string[: first.start()]
-    return stem, {int(m[1]): m[2] for name in stored.names if (m := BLOCK.match(name.removeprefix(stem)))}
+def _find_blocks(stored: Stored, stem: str) -> tuple[dict[int, str], int]:
+    """The kind of each block, and how many there are."""
+    names = [name.removeprefix(stem) for name in stored.names if name.startswith(stem)]
+    count = count_blocks({match[1] for name in names if (match := ANY_BLOCK.match(name))})
+    return {int(match[1]): match[2] for name in names if (match := BLOCK.match(name))}, count
 
 
 def _ends(
-    stored: Stored, config: Config, family: str, width: int
+    stored: Stored, config: Config, family: str, width: int, alone: bool
 ) -> tuple[int | None, dict[str, tuple[str, tuple[int, ...]]]]:
     """(vocabulary size, canonical name -> (stored name, shape)) of embedding and head; (None, {}) for a bare stack.
 
@@ -94,8 +98,16 @@ def _ends(
     """
     if family == "A3":
         return None, {}
-    embedding, head = ("model." if family == "A2" else "") + "token_embedding.weight", "lm_head.weight"
-    tied = family == "A2" or flag(config, "tie_weights", False)
+    embedding, head = "token_embedding.weight", "lm_head.weight"
+    stored.refuse_odd(embedding)
+    stored.refuse_odd(head)
+    tied = (family == "A2" and alone) or flag(config, "tie_weights", False)
+    if not tied and (embedding in stored) != (head in stored):
+        there, missing = (embedding, head) if embedding in stored else (head, embedding)
+        raise CheckpointError(
+            f"expected {stored.label(missing)}, came only {stored.label(there)} and a config that does not tie the two; "
+            "export the complete checkpoint with its own config"
+        )
     if tied and embedding not in stored:
         embedding = head
     vocab = stored.shape(embedding, 2)[0]
@@ -168,18 +180,17 @@ class _Block:
     def _measure_slstm(self) -> None:
         layer, width = self.layer, self.width
         slstm = section(self.config.get("slstm_block") or {}, "slstm") or {}
-        heads, middle, _ = self.stored.shape(layer + "slstm_cell._recurrent_kernel_", 3)
+        heads = self.stored.shape(layer + "igate.weight", 3)[0]
         if width % heads:
             raise CheckpointError(f"expected a width divisible by {heads} heads, came {width}; check the checkpoint")
         dh = width // heads
-        self.cuda = middle == dh
+        self.layout = recurrent.layout_of(self.stored, layer, heads, dh)
         taps = self.stored.shape(layer + "conv1d.conv.weight", 3)[2] if slstm.get("conv1d_kernel_size", 4) else 0
         agree(slstm, "num_heads", heads)
         agree(slstm, "conv1d_kernel_size", taps)
         self.weighted_norm = flag(slstm, "group_norm_weight", True)
         self.shapes |= {f"{layer}{gate}.weight": (heads, dh, dh) for gate in ("fgate", "igate", "zgate", "ogate")}
-        self.shapes[layer + "slstm_cell._recurrent_kernel_"] = (heads, dh, 4 * dh) if self.cuda else (heads, 4 * dh, dh)
-        self.shapes[layer + "slstm_cell._bias_"] = (4 * width,)
+        self.shapes |= recurrent.shapes(layer, self.layout, heads, dh)
         if taps:
             self.shapes |= {layer + "conv1d.conv.weight": (width, 1, taps), layer + "conv1d.conv.bias": (width,)}
         if self.weighted_norm:
@@ -195,7 +206,7 @@ class _Block:
         activation = ACTIVATIONS.get(str(ffn.get("act_fn", "gelu")))
         if activation is None:
             raise CheckpointError(
-                f"expected act_fn one of {', '.join(ACTIVATIONS)}, came {ffn['act_fn']!r}; correct the config"
+                f"expected act_fn one of {', '.join(ACTIVATIONS)}, came {brief(ffn['act_fn'])}; not supported"
             )
         bias, width = flag(ffn, "bias", False), self.stored.shape(self.prefix + "ffn.proj_down.weight", 2)[1]
         self.shapes |= {
@@ -249,16 +260,11 @@ class _Block:
         width, heads, dh = self.width, self.mixer.heads, self.mixer.head_width
         i, f, z, o = (self[f"{gate}.weight"] for gate in ("fgate", "igate", "zgate", "ogate"))  # the swap of the names
         gates = [stack(pair, 1).reshape(2 * width, dh, 1) for pair in ((i, -f), (z, o))]
-        recurrent, bias = self["slstm_cell._recurrent_kernel_"], self["slstm_cell._bias_"]
-        if self.cuda:  # (H, j, 4*DH) and (H, 4, DH)
-            recurrent, bias = recurrent.reshape(heads, dh, 4, dh), bias.reshape(heads, 4, dh)
-        else:  # (H, 4*DH, j) and (4, H, DH)
-            recurrent = recurrent.reshape(heads, 4, dh, dh).transpose(0, 3, 1, 2)
-            bias = bias.reshape(4, heads, dh).transpose(1, 0, 2)
+        kernel, bias = recurrent.canonical(self.stored, layer=self.layer, layout=self.layout, heads=heads, dh=dh)
         weights = {
             "gates.weight": concat(gates),
-            "gates.bias": bias.map(_negate_f_of_bias).transpose(1, 0, 2).map(_pair_gates).reshape(4 * width),
-            "recurrent": recurrent.map(_negate_f_of_kernel).reshape(heads, dh, 4 * dh),
+            "gates.bias": bias,
+            "recurrent": kernel,
             "head_norm.weight": self["group_norm.weight"] + 1.0 if self.weighted_norm else ones(width),
         }
         if self.mixer.conv_kernel:
@@ -266,57 +272,59 @@ class _Block:
         return weights
 
 
-def _negate_f_of_bias(bias: Any) -> Any:
-    """(H, 4, DH) with the forget gate's row negated."""
-    bias = bias.copy()
-    bias[:, 1] *= -1
-    return bias
-
-
-def _negate_f_of_kernel(kernel: Any) -> Any:
-    """(H, DH, 4, DH) with the forget gate's columns negated."""
-    kernel = kernel.copy()
-    kernel[:, :, 1] *= -1
-    return kernel
-
-
-def _pair_gates(bias: Any) -> Any:
-    """(4, H, DH) in gate order -> the same shape holding, flat, (2 pairs, H, 2, DH): all (i, -f), then all (z, o)."""
-    gates, heads, dh = bias.shape
-    return bias.reshape(2, 2, heads, dh).transpose(0, 2, 1, 3).reshape(gates, heads, dh)
-
-
 def _dense(stored: Stored, name: str, source: str, bias: bool) -> dict[str, Weight]:
     weights = {name + ".weight": stored[source + ".weight"].transpose()}
     return weights | ({name + ".bias": stored[source + ".bias"]} if bias else {})
 
 
-def _check_config(config: Config, kinds: dict[int, str], count: int, width: int) -> None:
+def _check_config(config: Config, kinds: dict[int, str], count: int, width: int) -> list[str]:
+    """Names of the ignored settings; CheckpointError for those that disagree or are not known."""
+    ignored = check_settings(config, MODEL_KEYS, "an xLSTM v1 config")
     agree(config, "num_blocks", count)
     agree(config, "embedding_dim", width)
     mlstm, slstm = section(config, "mlstm_block"), section(config, "slstm_block")
     for block, known, name in ((mlstm, MLSTM_KEYS, "mlstm"), (slstm, SLSTM_KEYS, "slstm")):
-        refuse_unknown(block or {}, {name, "feedforward"}, f"{name}_block")
-        refuse_unknown(section(block or {}, name) or {}, known, f"{name}_block.{name}")
-    refuse_unknown(section(slstm or {}, "feedforward") or {}, FFN_KEYS, "slstm_block.feedforward")
-    cell = section(slstm or {}, "slstm") or {}
+        ignored += check_settings(block or {}, {name, "feedforward"}, f"{name}_block")
+        ignored += check_settings(section(block or {}, name) or {}, known, f"{name}_block.{name}")
+    ffn = section(slstm or {}, "feedforward") or {}
+    ignored += check_settings(ffn, FFN_KEYS, "slstm_block.feedforward")
+    if ffn.get("ff_type", "ffn_gated") != "ffn_gated" or (mlstm or {}).get("feedforward") is not None:
+        raise CheckpointError(
+            "expected a gated feed-forward behind sLSTM blocks only, came another ff_type or one behind mLSTM blocks; "
+            "not supported"
+        )
+    _check_cell(section(slstm or {}, "slstm") or {})
+    _check_places(config.get("slstm_at"), mlstm is None, kinds, count)
+    return [name for name in dict.fromkeys(ignored) if not name.startswith("_")]
+
+
+def _check_cell(cell: Config) -> None:
     if cell.get("function", "slstm") != "slstm":
-        raise CheckpointError(f"expected an sLSTM with function slstm, came {cell['function']!r}; not supported")
-    if cell.get("forward_clipval") is not None:
-        raise CheckpointError("expected an sLSTM without forward_clipval, came one with it; not supported")
-    stated = config.get("slstm_at")
-    if stated is not None:
-        if stated != "all" and not (isinstance(stated, list) and all(isinstance(i, int) for i in stated)):
-            raise CheckpointError(
-                f"expected slstm_at as a list of block numbers or all, came {stated!r:.60}; correct it"
-            )
-        at = set(range(count)) if stated == "all" or mlstm is None else {i % count for i in stated}
-        actual = {i for i, kind in kinds.items() if kind == "slstm"}
-        if at != actual:
-            raise CheckpointError(
-                f"expected sLSTM blocks at {sorted(at)} as slstm_at says, came {sorted(actual)} from the tensors; "
-                "correct the config"
-            )
+        raise CheckpointError(f"expected an sLSTM with function slstm, came {brief(cell['function'])}; not supported")
+    on_cuda = cell.get("backend") != "vanilla"  # whose kernel takes the gradient's bound for the output, too
+    if cell.get("forward_clipval") is not None or (on_cuda and cell.get("gradient_recurrent_clipval") is not None):
+        raise CheckpointError("expected an sLSTM without clipped outputs, came one with a clipval; not supported")
+    for key in ("num_states", "num_gates"):
+        agree(cell, key, 4, "the sLSTM")
+
+
+def _check_places(stated: object, only_slstm: bool, kinds: dict[int, str], count: int) -> None:
+    if stated is None:
+        return
+    if stated != "all" and not (
+        isinstance(stated, list) and all(type(i) is int and -count <= i < count for i in stated)
+    ):
+        raise CheckpointError(
+            f"expected slstm_at as a list of block numbers below {count} or all, came {brief(stated)}; use the config of "
+            "this training"
+        )
+    at = set(range(count)) if stated == "all" or only_slstm else {i % count for i in stated}
+    actual = {i for i, kind in kinds.items() if kind == "slstm"}
+    if at != actual:
+        raise CheckpointError(
+            f"expected sLSTM blocks at {sorted(at)[:20]} as slstm_at says, came {sorted(actual)[:20]} from the tensors; "
+            "use the config of this training"
+        )
 
 
 def _context(config: Config) -> int | None:

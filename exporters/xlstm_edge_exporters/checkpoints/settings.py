@@ -1,0 +1,128 @@
+"""Which settings of a config decide what a model computes, and which cannot.
+
+Three kinds: those that a family reads, those that belong to training, logging or kernels and are ignored by name, and
+all others, which are refused: a setting that nobody knows may be another architecture.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from xlstm_edge_runtime.errors import CheckpointError
+
+from ..weights import brief, listed, shown
+
+# Exactly these: generic fields of Hugging Face configs, and historical ones of the converters to xLSTM-Large. They say
+# how to run, initialize or sample, not what is computed.
+HARMLESS = frozenset(
+    "architectures auto_map model_type torch_dtype dtype param_dtype transformers_version use_cache id2label label2id "
+    "num_labels problem_type output_attentions output_hidden_states return_dict torchscript is_decoder "
+    "tie_encoder_decoder cross_attention_hidden_size add_cross_attention finetuning_task task_specific_params "
+    "tokenizer_class prefix pruned_heads chunk_size_feed_forward use_bfloat16 tf_legacy_loss max_length min_length "
+    "do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p "
+    "repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids "
+    "num_return_sequences output_scores return_dict_in_generate remove_invalid_values "
+    "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens force_bos_token_insert add_bos_token "
+    "add_eos_token max_position_embeddings max_seq_len max_seq_length seq_len seq_length sequence_length context_len "
+    "context_length context_size block_size ctx_len max_inference_chunksize attn_implementation is_encoder_decoder "
+    "head_dim qk_head_dim v_head_dim mlstm_round_up_to_multiple_of igate_bias_init_range fgate_bias_init_range "
+    "add_forward_backend_padding forward_backend_name step_backend_name backward_backend_name backend_name "
+    "chunkwise_kernel sequence_kernel step_kernel mode chunk_size return_last_states autocast_kernel_dtype "
+    "inference_state_dtype norm_reduction_force_float32 add_embedding_dropout weight_decay_on_embedding "
+    "batch_size mini_batch_size micro_batch_size epochs epoch max_epochs num_epochs n_epochs num_train_epochs seed "
+    "random_seed lr min_lr max_lr base_lr betas beta1 beta2 adam_epsilon momentum weight_decay patience clip_grad "
+    "clip_grad_norm clip_grad_value grad_clip gradient_clip gradient_clip_val gradient_clip_algorithm max_grad_norm "
+    "grad_norm_clip gradient_accumulation_steps accumulate_grad_batches gradient_checkpointing num_workers pin_memory "
+    "device devices device_map accelerator strategy num_nodes world_size rank local_rank gpus num_gpus n_gpu fp16 bf16 "
+    "tf32 amp use_amp precision mixed_precision matmul_precision deterministic benchmark compile torch_compile "
+    "use_compile enable_mixed_precision fsdp ddp deepspeed label_smoothing name run_name run_id model_name "
+    "experiment_name project entity tags notes group author description version date time timestamp license language "
+    "hydra defaults callbacks criterion verbose debug resume steps max_steps num_steps total_steps n_steps "
+    "weight_precision amp_precision initializer_range init_std trust_remote_code cache_dir vocab_file training dataset "
+    "data".split()
+)
+HARMLESS_NAMES = re.compile(
+    r"_.*|.*_token_id|.*_token|forced_.*|.*dropout|.*dropout_(rate|prob|p)|(learning_rate|lr|warmup|decay|cosine)(_.*)?|"
+    r"(optim|optimizer|scheduler|lr_scheduler|sched|grad|gradient|weight_decay|amp|use_ema|ema_decay|ema_rate)(_.*)?|.*(_batch_size|_batch_size_.*|_every|_every_.*|_interval)|"
+    r"(log|logging|logger|eval|evaluation|save|saving|checkpoint|ckpt|wandb|tensorboard|mlflow|comet|early_stopping|"
+    r"train|trainer|training|val|valid|validation|test|testing|data|dataset|datasets|dataloader|datamodule|tokenizer|"
+    r"loss|metrics?|hub|push_to_hub|resume)(_.*)?|(output|logs?|run|work|cache|save|checkpoint)_(dir|path|folder|root)|"
+    r".*_seed|.*_(dir|folder)|.*_init|init_.*"
+)
+# What a setting would change, if it is on: looked for before HARMLESS_NAMES.
+MEANINGS = {
+    r"rope|rotary|alibi|position|pos_?emb|pos_?enc|xpos": "positions, another architecture",
+    r"attention|attn|transformer|mamba|hybrid": "layers of another kind, another architecture",
+    r"moe|expert|router": "a mixture of experts, another architecture",
+    r"siging|sigmoid|exp_?gate|gate_(act|fn)": "gates of another kind",
+    r"bidirectional|reverse|backward_pass|flip": "reading from the end, which no stream can",
+    r"lora|adapter|peft|prompt_tuning|prefix_tuning": "adapters beside the weights; merge them and save the model",
+    r"quant|bnb|gptq|awq|load_in_": "quantized weights; export the float checkpoint they were made from",
+    r"norm": "another normalization",
+    r"scal(e|ing)|temperature|multiplier|soft_?cap|clip": "a factor or a limit on what is computed",
+    r"residual|skip|stochastic_depth|drop_path": "another way to join layers",
+    r"share|tie|tying": "weights that stand in several places",
+    r"value_|embed": "other vectors than those of the embedding",
+}
+# Words before which no setting of a model stands: `loss_scale`, `lr_scaling`, `eval_position`.
+TRAINING = re.compile(
+    r"(lr|learning_rate|loss|grad|gradient|optim|optimizer|sched|scheduler|log|logging|eval|train|trainer|val|test|data|"
+    r"dataset|wandb|save|checkpoint|ckpt|tokenizer|warmup|amp|weight_decay)(_.*)?|.*dropout.*|.*_token(_id)?|_.*"
+)
+# What the text side of an export reads.
+TEXT = re.compile(r"(bos|eos|pad|unk|sep|cls|mask)_token(_id)?|add_bos_token|force_bos_token_insert")
+OFF = (None, False, 0, "", "none", "None", "null", "false", "off")
+
+
+def check_settings(config: Mapping[str, Any], known: Collection[str], where: str) -> list[str]:
+    """Names of the settings that are ignored; CheckpointError for those that may change what the model computes."""
+    ignored, unknown = [], []
+    for key, value in config.items():
+        if key in known or TEXT.fullmatch(key):
+            continue
+        if meaning := _meaning(key):
+            if not _is_off(value):
+                raise CheckpointError(
+                    f"expected only settings of {where}, came {shown(key)} {brief(value)}: {meaning}; not supported"
+                )
+            ignored.append(key)
+        elif value is None or key.lower() in HARMLESS or HARMLESS_NAMES.fullmatch(key.lower()):
+            ignored.append(key)
+        else:
+            unknown.append(key)
+    if unknown:
+        raise CheckpointError(
+            f"expected only settings of {where}, came {listed(sorted(unknown))}, which may change what the model "
+            "computes; not supported"
+        )
+    return ignored
+
+
+def check_around(around: Mapping[str, Any], known: Collection[str]) -> list[str]:
+    """The same for what stands beside the model's section: only what is known to change a model is refused.
+
+    `known` may stand there too, as Hugging Face wrappers repeat them; the section's own decide.
+    """
+    for key, value in around.items():
+        if (
+            key not in known
+            and (meaning := _meaning(key))
+            and not _is_off(value)
+            and not isinstance(value, (dict, list))
+        ):
+            raise CheckpointError(
+                f"expected no setting beside the model's that changes it, came {shown(key)} {brief(value)}: {meaning}; "
+                "not supported"
+            )
+    return [key for key in around if not key.startswith("_") and not TEXT.fullmatch(key)]
+
+
+def _meaning(key: str) -> str | None:
+    name = key.lower()
+    if name in HARMLESS or TRAINING.fullmatch(name):
+        return None
+    return next((meaning for pattern, meaning in MEANINGS.items() if re.search(pattern, name)), None)
+
+
+def _is_off(value: Any) -> bool:
+    return any(value is off or (type(value) is type(off) and value == off) for off in OFF) or value in ([], {})
