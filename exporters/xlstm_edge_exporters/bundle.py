@@ -20,8 +20,8 @@ from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.errors import CheckpointError, InputError, shown
 from xlstm_edge_runtime.files import PARTIAL, atomic_folder
 from xlstm_edge_runtime.manifest import MANIFEST, Dimensions, FileEntry, GraphInfo, Manifest, file_entry
-from xlstm_edge_runtime.tune import FOLDER as TUNED
-from xlstm_edge_runtime.tune import RECORD
+from xlstm_edge_runtime.tuning import FILES, RECORD
+from xlstm_edge_runtime.tuning import FOLDER as TUNED
 
 from .checkpoints import Checkpoint
 from .checkpoints.files import sha256
@@ -34,13 +34,13 @@ from .reference import Progress, iterate_names, no_progress
 from .spec import MLSTM, SLSTM, ModelSpec, UpMLSTM
 from .special import TOKENIZER, TextSide, text_side
 from .trace import GraphOptions, graph_states, input_name, output_name, trace
-from .vectors import make_vectors, write_vectors
+from .vectors import make_vectors, vectors_json
 from .weights import FloatArray, Weight
 
 GRAPH, VECTORS = "model.onnx", "vectors.json"
 # All that an export writes, and all that tuning adds: what --force may remove.
 BUNDLE_FILES = {MANIFEST, GRAPH, f"{GRAPH}.data", VECTORS, TOKENIZER}
-TUNED_FILES = {RECORD, GRAPH, f"{GRAPH}.data"}
+TUNED_FILES = {RECORD, *FILES}
 MINIMUM_ONNXRUNTIME = {"ort": "1.26", "portable": "1.17"}
 KINDS = {UpMLSTM: "mlstm", MLSTM: "mlstm", SLSTM: "slstm"}
 
@@ -71,7 +71,8 @@ def write_bundle(
         write_graph(model, checkpoint, folder, progress, plan=plan, quantizer=quantizer)
         stored = read_weights(folder / GRAPH)
         groups = {name: scheme.group for name, scheme in (plan or {}).items()}
-        write_vectors(folder / VECTORS, make_vectors(checkpoint.spec, stored, groups, progress=progress))
+        vectors = make_vectors(checkpoint.spec, stored, groups, chunk=options.chunk, progress=progress)
+        (folder / VECTORS).write_text(vectors_json(vectors), encoding="utf-8")
         if text.file is not None and text.info.file is not None:
             shutil.copyfile(text.file, folder / text.info.file)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
