@@ -180,7 +180,8 @@ def test_plan_follows_options(opened: Callable[[Case], Checkpoint]) -> None:
 
 
 BAD_OPTIONS = [
-    {"bits": 3}, {"bits": 2, "group": 16}, {"bits": 2, "group": 256}, {"bits": 4, "group": 48}, {"bits": 4, "head_bits": 5}, {"bits": 4, "method": "awq"},
+    {"bits": 3}, {"bits": 2, "group": 16}, {"bits": 2, "group": 256}, {"bits": 4, "group": 48},
+    {"bits": 4, "head_bits": 5}, {"bits": 4, "method": "awq"},
 ]  # fmt: skip
 
 
