@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xlstm_edge_exporters.checkpoints import Checkpoint
 from xlstm_edge_exporters.reference import run_reference
-from xlstm_edge_runtime import Model
+from xlstm_edge_runtime import Model, load
 
 from .conftest import BY_NAME, sequence_for
 from .oracles.cases import CASES, Case
@@ -37,6 +37,7 @@ NAMES = [case.name for case in CASES]
 
 ModelOf = Callable[[Case, str], Model]
 CheckpointOf = Callable[[Case], Path]
+BundleOf = Callable[[Case, str], Path]
 
 
 def largest(came: Outputs, expected: Outputs) -> float:
@@ -54,10 +55,41 @@ def test_torch_equals_numpy(case: Case, checkpoint_of: CheckpointOf, opened: Cal
         for name in ("C", "n", "m", "y", "c"):
             if hasattr(block.cell, name) and f"blocks.{index}.{name}" in run.state:
                 came, wanted = run.state[f"blocks.{index}.{name}"], getattr(block.cell, name)
-                if f"blocks.{index}.m" not in run.state:  # without a stabilizer the memory is exp(m) times the other
-                    wanted = wanted * np.exp(block.cell.m).reshape(-1, *[1] * (wanted.ndim - 1))
                 atol = 1e-5 * np.abs(wanted).max()
                 np.testing.assert_allclose(came.reshape(-1), wanted.reshape(-1), rtol=1e-4, atol=atol)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.family in "BC"], ids=str)
+def test_the_reference_keeps_the_stabilizer_that_graphs_leave_out(
+    case: Case, opened: Callable[[Case], Checkpoint], model_of: ModelOf
+) -> None:
+    """Its cell is the official one; the memory without a stabilizer is exp(m) times its own."""
+    sequence, checkpoint, model = sequence_for(case, 20), opened(case), model_of(case, "ort")
+    run, session = run_reference(checkpoint.spec, checkpoint.weights, sequence), model.session()
+    session.prefill(sequence)
+    state = session.state
+    for index, block in enumerate(checkpoint.spec.blocks):
+        m = run.state[f"blocks.{index}.m"]
+        assert (f"blocks.{index}.m" in state) != block.mixer.bounded
+        factor = np.exp(m).reshape(1, -1, 1, 1) if block.mixer.bounded else 1.0
+        for name in ("C", "n"):
+            wanted = run.state[f"blocks.{index}.{name}"] * factor
+            atol = 1e-5 * np.abs(wanted).max()
+            np.testing.assert_allclose(state[f"blocks.{index}.{name}"], wanted, rtol=1e-3, atol=atol)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize(
+    "name", ["a1-mixed", "a1-five-heads", "a3-slstm", "b-three-heads", "b-wide-heads", "c-one-head"]
+)
+def test_more_threads_than_one(name: str, threads: int, checkpoint_of: CheckpointOf, bundle_of: BundleOf) -> None:
+    case = BY_NAME[name]
+    sequence, model = sequence_for(case, LENGTH), load(bundle_of(case, "ort"), threads=threads)
+    expected, session = Reference(checkpoint_of(case)).run(sequence), model.session()
+    came = np.stack([np.array(session.step(token)) for token in sequence])
+    assert largest(came, expected) <= FLOAT32
+    for length in (1, 5, 16, 37, LENGTH):
+        assert largest(model.session().prefill(sequence[:length]), expected[length - 1]) <= FLOAT32
 
 
 @pytest.mark.parametrize("flavour", ["ort", "portable"])

@@ -1,15 +1,19 @@
 """Tuning: the same outputs, remembered here, ignored elsewhere."""
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import xlstm_edge
 import xlstm_edge_runtime as xr
-from xlstm_edge_runtime import tune
+from xlstm_edge_runtime import tune, tuning
+from xlstm_edge_runtime.manifest import file_entry
 
 from .command import Command, assert_one_sentence
 from .conftest import BY_NAME
@@ -36,26 +40,120 @@ def test_a_tuned_bundle_computes_the_same(bundle: Path, command: Command) -> Non
     assert "decode per second" in command("tune", bundle).out
 
 
-@pytest.mark.parametrize("spoil", ["cpu", "json", "missing", "size", "threads"])
-def test_a_tuning_that_does_not_fit_is_ignored(spoil: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tuning = tune.tune_bundle(bundle)
-    record = bundle / "tuned" / "tuned.json"
-    assert tune.read_tuning(bundle, xr.load(bundle).manifest) == tuning
-    if spoil == "cpu":
-        monkeypatch.setattr(tune, "cpu_key", lambda: "another processor")
-    elif spoil == "json":
-        record.write_text("{")
-    elif spoil == "missing":
-        for path in (bundle / "tuned").iterdir():
-            path.unlink()
-    elif spoil == "size":
-        document = json.loads(record.read_text())
-        record.write_text(json.dumps(document | {"files": {"tuned.json": "1"}}))
-    else:
-        record.write_text(json.dumps(json.loads(record.read_text()) | {"threads": 0}))
-    model = xr.load(bundle)
-    assert tune.read_tuning(bundle, model.manifest) is None
+@pytest.fixture(scope="module")
+def tuned_once(checkpoint_of: Callable[[Case], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tuned") / "bundle"
+    xlstm_edge.export(checkpoint_of(BY_NAME["b-plain"]), folder, quantize="int4")
+    tune.tune_bundle(folder)
+    return folder
+
+
+@pytest.fixture
+def tuned(tuned_once: Path, tmp_path: Path) -> Path:
+    """A tuned bundle to be spoiled."""
+    return Path(shutil.copytree(tuned_once, tmp_path / "tuned"))
+
+
+def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def spoil(folder: Path) -> None:
+        record = json.loads((folder / "tuned.json").read_text())
+        change(record)
+        (folder / "tuned.json").write_text(json.dumps(record))
+
+    return spoil
+
+
+def replaced_by_a_link(folder: Path) -> None:
+    (folder / "model.onnx.data").rename(folder.parent / "elsewhere")
+    (folder / "model.onnx.data").symlink_to(folder.parent / "elsewhere")
+
+
+def overwritten(folder: Path) -> None:
+    data = folder / "model.onnx.data"
+    data.write_bytes(bytes(data.stat().st_size))
+
+
+UNFIT: dict[str, Callable[[Path], object]] = {
+    "json": lambda f: (f / "tuned.json").write_text("{"),
+    "deep json": lambda f: (f / "tuned.json").write_text("[" * 10**5),
+    "long json": lambda f: (f / "tuned.json").write_text(" " * 10**6 + (f / "tuned.json").read_text()),
+    "no file": shutil.rmtree,
+    "another key": edit(lambda r: r.update(key="0" * 64)),
+    "unknown setting": edit(lambda r: r.update(more=1)),
+    "missing setting": edit(lambda r: r.pop("spin")),
+    "no threads": edit(lambda r: r.update(threads=0)),
+    "part of a thread": edit(lambda r: r.update(threads=2.0)),
+    "true threads": edit(lambda r: r.update(threads=True)),
+    "part of a token": edit(lambda r: r.update(chunk=2.5)),
+    "no chunk": edit(lambda r: r.update(chunk=0)),
+    "chunk beyond the graph": edit(lambda r: r.update(chunk=65)),
+    "long spin": edit(lambda r: r.update(spin=10**9)),
+    "in place as a word": edit(lambda r: r.update(in_place="yes")),
+    "endless rate": edit(lambda r: r.update(decode_per_second=1e400)),
+    "files as a list": edit(lambda r: r.update(files=[])),
+    "a file of text": edit(lambda r: r["files"].update({"model.onnx": "1"})),
+    "another file's size": edit(lambda r: r["files"]["model.onnx"].update(bytes=1)),
+    "a file of another name": edit(lambda r: r["files"].update({"../model.onnx": r["files"]["model.onnx"]})),
+    "prepacked without a graph": edit(lambda r: r.update(files={})),
+    "shorter data": lambda f: (f / "model.onnx.data").write_bytes((f / "model.onnx.data").read_bytes()[:-4]),
+    "no data": lambda f: (f / "model.onnx.data").unlink(),
+    "overwritten data": overwritten,
+    "data elsewhere": replaced_by_a_link,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_tuning_that_is_not_as_written_is_ignored(name: str, tuned: Path) -> None:
+    assert xr.load(tuned).tuning is not None
+    expected = np.array(xr.load(tuned, tuned=False).session().prefill(range(70)))
+    UNFIT[name](tuned / "tuned")
+    model = xr.load(tuned)
+    assert model.tuning is None
     assert model.chunk == model.manifest.graph.chunk
+    assert np.array_equal(model.session().prefill(range(70)), expected)
+
+
+def test_a_tuning_of_another_processor_is_ignored(tuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tuning.read_tuning(tuned, xr.load(tuned).manifest) is not None
+    monkeypatch.setattr(tuning, "cpu_key", lambda: "another processor")
+    assert xr.load(tuned).tuning is None
+
+
+def rehash(folder: Path) -> None:
+    """Make the record agree with the files again, as a forger would."""
+    record = json.loads((folder / "tuned.json").read_text())
+    record["files"] = {name: asdict(file_entry(folder / name)) for name in record["files"]}
+    (folder / "tuned.json").write_text(json.dumps(record))
+
+
+def halve_a_page(folder: Path) -> None:
+    data = np.fromfile(folder / "model.onnx.data", np.uint8)
+    data[4096:8192] = 0x77
+    data.tofile(folder / "model.onnx.data")
+
+
+def read_another_file(folder: Path) -> None:
+    graph = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(graph.replace(b"model.onnx.data", b"other.onnx.data"))
+    (folder / "model.onnx.data").rename(folder / "other.onnx.data")
+    (folder / "model.onnx.data").write_bytes(b"")
+
+
+@pytest.mark.parametrize("forge", [halve_a_page, overwritten, read_another_file])
+def test_a_forged_tuning_fails_verification(forge: Callable[[Path], object], tuned: Path, command: Command) -> None:
+    assert command("verify", tuned).code == 0
+    forge(tuned / "tuned")
+    rehash(tuned / "tuned")
+    assert xr.load(tuned, tuned=False).session().step(5).shape == (120,)
+    assert_one_sentence(command("verify", tuned), 1)
+
+
+def test_large_tuned_files_are_hashed_by_verify(tuned: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "HASHED_AT_LOAD", 0)
+    overwritten(tuned / "tuned")
+    result = command("verify", tuned)
+    assert_one_sentence(result, 1)
+    assert "as it was tuned" in result.err
 
 
 @pytest.mark.parametrize("bundle", ["int4"], indirect=True)

@@ -50,9 +50,7 @@ def bench_bundle(
     """
     report = progress or _silent
     report("loading", 0, 0)
-    begin = time.perf_counter()
-    model = load(bundle, threads=threads)
-    load_seconds = time.perf_counter() - begin
+    model, load_seconds = _load(bundle, threads)
     rival = _rival(model, against, compare, threads, {"prefix": prefix, "weights": weights})
     runs, rival_rates, bandwidths = [], [], []
     report("bench", 0, repeat)
@@ -74,6 +72,13 @@ def bench_bundle(
     if depths:
         result["depths"] = _sweep(model, sorted(depths), generate, report)
     return result | {"peak_memory_bytes": peak_memory()}
+
+
+def _load(bundle: str | Path, threads: int | None) -> tuple[Model, float]:
+    """The model, and seconds."""
+    begin = time.perf_counter()
+    model = load(bundle, threads=threads)
+    return model, time.perf_counter() - begin
 
 
 def _facts(model: Model, bundle: str | Path, threads: int | None) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import typer
 from rich.table import Table
 
 from xlstm_edge_runtime import __version__
-from xlstm_edge_runtime.errors import InputError
 from xlstm_edge_runtime.tune import tune_bundle
 
 from . import facade, options
@@ -77,7 +76,7 @@ def export(
     Example: `xlstm-edge export examples/shakespeare -o bundle --quantize int4`
     """
     given = {name: value for name, value in locals().items() if name not in NOT_RECIPE}
-    given |= {"keep": _patterns(keep) if keep else None, "calibrate": str(calibrate) if calibrate else None}
+    given |= {"keep": options.patterns(keep) if keep else None, "calibrate": str(calibrate) if calibrate else None}
     with bars(err) as progress:
         facade.check_export(output, recipe=recipe, force=force, **given)
         _load_exporters(progress)
@@ -327,17 +326,6 @@ def _load_exporters(progress: Callable[[str, int, int], None]) -> None:
     progress("loading torch", 0, 0)
     with instant_interrupt():
         facade.load_exporters()
-
-
-def _patterns(words: list[str]) -> dict[str, int]:
-    """PATTERN=BITS words as a mapping; InputError for one that is not."""
-    patterns = {}
-    for word in words:
-        pattern, _, bits = word.rpartition("=")
-        if not pattern or not bits.isdecimal():
-            raise InputError(f"expected --keep PATTERN=BITS, came {word!r}; write for example 'blocks.0.*=8'")
-        patterns[pattern] = int(bits)
-    return patterns
 
 
 def _stats_line(result: dict[str, Any]) -> str:

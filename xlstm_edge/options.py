@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from xlstm_edge_runtime.errors import InputError
+
 Checkpoint = Annotated[
     Path,
     typer.Argument(help="Checkpoint folder, or a weights file with its config beside it.", metavar="CHECKPOINT"),
@@ -70,3 +72,14 @@ AllLogits = Annotated[
     bool | None, typer.Option("--all-logits", help="Return the logits of every token, not only the last.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")]
+
+
+def patterns(words: list[str]) -> dict[str, int]:
+    """PATTERN=BITS words as a mapping; InputError for one that is not."""
+    patterns = {}
+    for word in words:
+        pattern, _, bits = word.rpartition("=")
+        if not pattern or not bits.isdecimal():
+            raise InputError(f"expected --keep PATTERN=BITS, came {word!r}; write for example 'blocks.0.*=8'")
+        patterns[pattern] = int(bits)
+    return patterns

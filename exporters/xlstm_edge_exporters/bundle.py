@@ -31,7 +31,7 @@ from .reference import Progress, iterate_names, no_progress
 from .spec import MLSTM, SLSTM, ModelSpec, UpMLSTM
 from .special import TextSide, text_side
 from .trace import GraphOptions, graph_states, input_name, output_name, trace
-from .vectors import make_vectors, write_vectors
+from .vectors import make_vectors, vectors_json
 from .weights import FloatArray, Weight
 
 MINIMUM_ONNXRUNTIME = {"ort": "1.26", "portable": "1.17"}
@@ -63,7 +63,8 @@ def write_bundle(
         write_graph(model, checkpoint, folder, progress, plan=plan, quantizer=quantizer)
         stored = read_weights(folder / GRAPH)
         groups = {name: scheme.group for name, scheme in (plan or {}).items()}
-        write_vectors(folder / VECTORS, make_vectors(checkpoint.spec, stored, groups, progress=progress))
+        vectors = make_vectors(checkpoint.spec, stored, groups, chunk=options.chunk, progress=progress)
+        (folder / VECTORS).write_text(vectors_json(vectors), encoding="utf-8")
         if text.file is not None and text.info.file is not None:
             shutil.copyfile(text.file, folder / text.info.file)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}

@@ -10,13 +10,13 @@ from pathlib import Path
 from xlstm_edge_runtime.errors import InputError, shown, shown_path
 from xlstm_edge_runtime.files import PARTIAL, atomic_folder
 from xlstm_edge_runtime.manifest import MANIFEST, VECTORS
-from xlstm_edge_runtime.tune import FOLDER as TUNED
-from xlstm_edge_runtime.tune import RECORD
+from xlstm_edge_runtime.tuning import FILES, RECORD
+from xlstm_edge_runtime.tuning import FOLDER as TUNED
 
 GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
 # All that an export writes, and all that tuning adds: what --force may remove.
 BUNDLE_FILES = {MANIFEST, GRAPH, f"{GRAPH}.data", VECTORS, TOKENIZER}
-TUNED_FILES = {RECORD, GRAPH, f"{GRAPH}.data"}
+TUNED_FILES = {RECORD, *FILES}
 
 
 def refuse_target(out: Path, force: bool) -> None:

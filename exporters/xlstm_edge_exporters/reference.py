@@ -4,8 +4,8 @@ The oracle behind test vectors and `verify --against`: float64 by default, no ON
 block before the next is loaded, so the largest checkpoint needs the memory of its largest tensor group, not of itself.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from .model import BlockModule, Model
 from .ops import Ops
+from .ops.parallel import Parallel
 from .ops.reference import Reference
 from .ops.rounded import Rounded
 from .spec import ModelSpec
-from .weights import Weights
+from .weights import Weight, Weights
 
 Groups = Mapping[str, int]
+Stream = tuple[Tensor, Tensor | None]  # the residual stream, and what is still to be added to it
 Progress = Callable[[str, int, int], None]
 
 
@@ -35,30 +37,103 @@ class ReferenceRun:
     state: dict[str, NDArray[np.float64]]
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way of computing the same: in which float, and with which operations."""
+
+    dtype: torch.dtype = torch.float64
+    ops: Callable[[], Parallel] = Parallel
+
+
 def run_reference(
     spec: ModelSpec,
     weights: Weights,
     inputs: NDArray[np.generic],
     *,
     dtype: torch.dtype = torch.float64,
-    groups: Groups | None = None,
     progress: Progress = no_progress,
 ) -> ReferenceRun:
-    """Token ids (T,) or vectors (T, D) through the whole model from the zero state.
+    """Token ids (T,) or vectors (T, D) through the whole model from the zero state, token after token.
 
-    `groups` names weights whose inputs are rounded to int8 in groups of that size, as quantized kernels do.
+    Every cell is the official one, stabilized and with its epsilon, whatever the graphs make of it.
     """
-    groups = groups or {}
+    spec = spec.official()
     with torch.no_grad():
-        x, delta = _embed(spec, weights, inputs, dtype), None
+        stream: Stream = _embed(spec, weights, inputs, dtype), None
         state: dict[str, Tensor] = {}
         for index in range(len(spec.blocks)):
-            x, delta, own = _run_block(spec, weights, index, x, delta, groups)
+            ops = Reference()
+            stream, own = _run_block(spec, index, _block(spec, weights, index, ops, dtype), stream)
             state |= {f"blocks.{index}.{name}": tensor for name, tensor in own.items()}
             progress("reference", index + 1, len(spec.blocks))
-        outputs = _head(spec, weights, dtype, groups)(x, delta)
+        outputs = _head(spec, weights, Reference(), dtype).output(*stream)
     arrays = {name: tensor.to(torch.float64).numpy() for name, tensor in state.items()}
     return ReferenceRun(outputs[0].to(torch.float64).numpy(), arrays)
+
+
+def run_ways(
+    spec: ModelSpec,
+    weights: Weights,
+    inputs: NDArray[np.generic],
+    ways: Mapping[str, Way],
+    *,
+    groups: Groups | None = None,
+    keep: Sequence[int] | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, NDArray[np.float64]]:
+    """Name of a way -> its outputs, (T, V) or (T, D), all tokens of a block at once; cells as in `run_reference`.
+
+    `groups` are the group sizes of quantized weights, whose inputs a way may round; `keep` the positions whose outputs
+    are wanted (None: all of them).
+    """
+    spec, groups = spec.official(), groups or {}
+    with torch.no_grad():
+        streams: dict[str, Stream] = {n: (_embed(spec, weights, inputs, way.dtype), None) for n, way in ways.items()}
+        for index in range(len(spec.blocks)):
+            prefix = f"blocks.{index}."
+            held = _held(weights, prefix)
+            for dtype in {way.dtype for way in ways.values()}:
+                block = _block(spec, held, index, Reference(), dtype)
+                for name, way in ways.items():
+                    if way.dtype == dtype:
+                        _set_ops(block, way, groups, prefix)
+                        streams[name], _ = _run_block(spec, index, block, streams[name])
+            progress("reference", index + 1, len(spec.blocks))
+        kept = {name: _at(stream, keep) for name, stream in streams.items()}
+        return {name: _outputs(spec, weights, ways[name], groups, stream) for name, stream in kept.items()}
+
+
+def _held(weights: Weights, prefix: str) -> Weights:
+    """The weights of one block, read once."""
+    arrays = {name: weight.load() for name, weight in weights.items() if name.startswith(prefix)}
+    return {name: Weight(array.shape, lambda array=array: array) for name, array in arrays.items()}  # type: ignore[misc]  # mypy has no type for a lambda with a default
+
+
+def _set_ops(module: nn.Module, way: Way, groups: Groups, prefix: str = "") -> None:
+    """Make a module compute in this way."""
+    ops = way.ops()
+    for part in module.modules():
+        if hasattr(part, "ops"):
+            part.ops = ops  # type: ignore[assignment]  # mypy sees nn.Module's catch-all attribute
+    if isinstance(ops, Rounded):
+        for name, parameter in module.named_parameters():
+            if prefix + name in groups:
+                ops.mark(parameter, groups[prefix + name])
+
+
+def _at(stream: Stream, positions: Sequence[int] | None) -> Stream:
+    """The stream at some positions alone."""
+    if positions is None:
+        return stream
+    x, delta = stream
+    return x[:, list(positions)], None if delta is None else delta[:, list(positions)]
+
+
+def _outputs(spec: ModelSpec, weights: Weights, way: Way, groups: Groups, stream: Stream) -> NDArray[np.float64]:
+    head = _head(spec, weights, Reference(), way.dtype)
+    _set_ops(head, way, groups)
+    outputs: NDArray[np.float64] = head.output(*stream)[0].to(torch.float64).numpy()
+    return outputs
 
 
 def materialize(module: nn.Module, weights: Weights, dtype: torch.dtype, prefix: str = "") -> nn.Module:
@@ -90,19 +165,19 @@ def build(
     return model.eval()
 
 
-def _run_block(
-    spec: ModelSpec, weights: Weights, index: int, x: Tensor, delta: Tensor | None, groups: Groups
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    ops = Rounded()
-    prefix = f"blocks.{index}."
+def _block(spec: ModelSpec, weights: Weights, index: int, ops: Ops, dtype: torch.dtype) -> BlockModule:
     with torch.device("meta"):
         block = BlockModule(spec.blocks[index], spec.width, ops)
-    materialize(block, weights, x.dtype, prefix)
-    _mark(ops, block, groups, prefix)
-    zero = initial_state(spec, x.dtype)
-    own = {name.removeprefix(prefix): tensor for name, tensor in zero.items() if name.startswith(prefix)}
-    result: tuple[Tensor, Tensor, dict[str, Tensor]] = block(x, delta, own)
-    return result
+    materialize(block, weights, dtype, f"blocks.{index}.")
+    return block
+
+
+def _run_block(spec: ModelSpec, index: int, block: BlockModule, stream: Stream) -> tuple[Stream, dict[str, Tensor]]:
+    """The stream after a block from the zero state, and the block's own state."""
+    rows = (row for row in spec.blocks[index].mixer.states() if 0 not in row.shape)
+    zero = {row.name: torch.full((1, *row.shape), row.initial, dtype=stream[0].dtype) for row in rows}
+    x, delta, new = block(*stream, zero)
+    return (x, delta), new
 
 
 def _embed(spec: ModelSpec, weights: Weights, inputs: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
@@ -110,30 +185,11 @@ def _embed(spec: ModelSpec, weights: Weights, inputs: NDArray[np.generic], dtype
     return torch.from_numpy(np.array(rows)).to(dtype)[None]
 
 
-def _head(
-    spec: ModelSpec, weights: Weights, dtype: torch.dtype, groups: Groups
-) -> Callable[[Tensor, Tensor | None], Tensor]:
-    headless = ModelSpec(
-        family=spec.family,
-        width=spec.width,
-        blocks=(),
-        norm=spec.norm,
-        vocab_size=spec.vocab_size,
-        tied=spec.tied,
-        logit_soft_cap=spec.logit_soft_cap,
-    )
-    ops = Rounded()
+def _head(spec: ModelSpec, weights: Weights, ops: Ops, dtype: torch.dtype) -> Model:
     with torch.device("meta"):
-        model = Model(headless, ops, all_logits=True)
+        model = Model(replace(spec, blocks=()), ops, all_logits=True)
     materialize(model, weights, dtype)
-    _mark(ops, model, groups)
-    return model.output
-
-
-def _mark(ops: Rounded, module: nn.Module, groups: Groups, prefix: str = "") -> None:
-    for name, parameter in module.named_parameters():
-        if prefix + name in groups:
-            ops.mark(parameter, groups[prefix + name])
+    return model
 
 
 def iterate_names(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -7,7 +7,7 @@ Glossary: `UpMLSTM` is the pre up-projection mLSTM block of xLSTM v1 (arXiv:2405
 up-projection sLSTM block (figure 10), `MLSTM` the layer of xLSTM-Large (arXiv:2503.13427, figure 8).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from xlstm_edge_runtime.state import StateSpec, StateTable
@@ -63,15 +63,19 @@ class MLSTM:
     head_norm: Norm
     bias: bool
     eps: float = 1e-6
+    stabilized: bool = False  # True: keep the stabilizer in any case, as the official cell does
 
     @property
     def bounded(self) -> bool:
         """Whether the gates are so soft-capped that float32 needs no stabilizer: exp(cap) is far from its limits.
 
         Without one, the memory is exp(m) times the stabilized one and the output the same, but for the epsilon in its
-        denominator, which a layer norm makes invisible unless it is large.
+        denominator, which a layer norm makes invisible unless it is large. That is a lowering, to be held to the
+        stabilized cell: `ModelSpec.official`.
         """
-        return self.gate_soft_cap is not None and self.gate_soft_cap <= LARGEST_BOUND and self.eps <= SMALL_EPS
+        if self.stabilized or self.gate_soft_cap is None:
+            return False
+        return self.gate_soft_cap <= LARGEST_BOUND and self.eps <= SMALL_EPS
 
     def states(self) -> tuple[StateSpec, ...]:
         """Rows of the state table, without the block's prefix; a bounded memory has no stabilizer m."""
@@ -119,6 +123,11 @@ class Block:
     ffn_norm: Norm | None = None
     ffn: FeedForward | None = None
 
+    def official(self) -> "Block":
+        """With a stabilized cell."""
+        mixer = replace(self.mixer, stabilized=True) if isinstance(self.mixer, MLSTM) else self.mixer
+        return replace(self, mixer=mixer)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
@@ -132,6 +141,10 @@ class ModelSpec:
     tied: bool = False
     logit_soft_cap: float | None = None
     context_length: int | None = None
+
+    def official(self) -> "ModelSpec":
+        """The same model with every cell as the official packages compute it: stabilized, with its epsilon."""
+        return replace(self, blocks=tuple(block.official() for block in self.blocks))
 
     def state_table(self) -> StateTable:
         """Every state tensor of the model, named `blocks.{i}.{tensor}`, in block order."""

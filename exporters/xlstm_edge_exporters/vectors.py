@@ -1,68 +1,107 @@
-"""Test vectors: what the bundle must compute, so that a device can check itself without torch.
+"""Make test vectors: what the bundle must compute, so that a device can check itself without torch.
 
-Made by the float64 reference, never by the graph under test.
+Made by the float64 reference, never by the graph under test; with them, how far float32 and rounded activations move
+this model's outputs, so that a device knows what a healthy difference is.
 """
 
 import json
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from .reference import Groups, Progress, no_progress, run_reference
+from xlstm_edge_runtime.vectors import Expected, Vectors, make_inputs, output_sums, positions_of
+
+from .ops.rounded import Jittered, Rounded, between, by_group, by_row
+from .reference import Groups, Progress, Way, no_progress, run_ways
 from .spec import ModelSpec
 from .weights import Weights
 
-LENGTH = 24
-TOP = 16
-POSITIONS = (0, 1, 11, LENGTH - 1)
-# Shares of the output's range. float32 against float64 stays an order of magnitude below. Quantized kernels round
-# activations to int8; where float32 and float64 fall on two sides of a rounding border, a whole step remains.
-TOLERANCE = {"float32": 1e-4, "quantized": 2e-2}
 SEED = 20240507
-
-
-def tolerance_of(groups: Groups | None) -> float:
-    """The bound for a bundle with these quantized weights."""
-    return TOLERANCE["quantized" if groups else "float32"]
-
-
-def example_inputs(spec: ModelSpec, length: int, seed: int = SEED) -> NDArray[Any]:
-    """Random token ids (T,), or standard normal vectors (T, D) float32; the same for the same seed."""
-    rng = np.random.default_rng(seed)
-    if spec.vocab_size is None:
-        return rng.standard_normal((length, spec.width)).astype(np.float32)
-    return rng.integers(0, spec.vocab_size, length)
+EXACT = "float64"
+# Samples of what float32 makes of this model on one machine or another.
+FLOATS = {"float32": Way(torch.float32)} | {
+    f"float32, jittered {i}": Way(torch.float32, partial(Jittered, i)) for i in (1, 2)
+}
+# Kernels of x86-64 and ARM64, and one that rounds every border the other way.
+ROUNDED = {
+    name: Way(torch.float32, partial(Rounded, rounding))
+    for name, rounding in {"by group": by_group, "between": between, "by row": by_row}.items()
+}
+TOP, BOTTOM, SPREAD = 8, 4, 4
+LARGEST_STATED = {"float": 1.0, "rounding": 2.0}
 
 
 def make_vectors(
-    spec: ModelSpec, weights: Weights, groups: Groups | None = None, *, progress: Progress = no_progress
-) -> dict[str, Any]:
-    """Inputs, and at some positions the largest outputs (all of them for a stack) with the output's range.
+    spec: ModelSpec,
+    weights: Weights,
+    groups: Groups | None = None,
+    *,
+    chunk: int,
+    seed: int = SEED,
+    progress: Progress = no_progress,
+) -> Vectors:
+    """Inputs, and at some positions a few outputs and sums over all, with the differences to be allowed for.
 
-    `groups` are the quantized weights' group sizes, as `run_reference` wants them.
+    `groups` are the quantized weights' group sizes, as `run_ways` wants them; `chunk` is the graph's.
     """
-    inputs = example_inputs(spec, LENGTH)
-    outputs = run_reference(spec, weights, inputs, groups=groups, progress=progress).outputs
-    top = TOP if spec.vocab_size is not None else spec.width
-    return {
-        "inputs": inputs.tolist(),
-        "tolerance": tolerance_of(groups),
-        "checks": [_check(position, outputs[position], top) for position in POSITIONS],
-    }
+    positions = positions_of(chunk)
+    inputs = make_inputs(seed, positions[-1] + 1, vocab_size=spec.vocab_size, width=spec.width)
+    ways = {EXACT: Way()} | FLOATS | (ROUNDED if groups else {})
+    outputs = run_ways(spec, weights, inputs, ways, groups=groups, keep=positions, progress=progress)
+    checks: list[Expected] = []
+    for index, position in enumerate(positions):
+        check = _expected(position, {name: run[index] for name, run in outputs.items()})
+        checks.append(_at_least(check, checks[-1]) if checks else check)
+    return Vectors(inputs, tuple(checks))
 
 
-def write_vectors(path: Path, vectors: dict[str, Any]) -> None:
-    """As JSON; every float with nine significant digits, which is exact for float32."""
-    path.write_text(json.dumps(vectors) + "\n", encoding="utf-8")
+def vectors_json(vectors: Vectors, seed: int = SEED) -> str:
+    """The text of vectors.json; every float with nine significant digits, which is exact for float32."""
+    checks = [
+        {
+            "position": e.position,
+            "ids": e.ids.tolist(),
+            "values": [_short(value) for value in e.values],
+            "sums": [_short(value) for value in e.sums],
+            "range": _short(e.span),
+            "float_error": _short(e.float_error),
+            "rounding_error": None if e.rounding_error is None else _short(e.rounding_error),
+        }
+        for e in vectors.expected
+    ]
+    document: dict[str, Any] = {"seed": seed, "length": len(vectors.inputs), "checks": checks}
+    return json.dumps(document) + "\n"
 
 
-def _check(position: int, output: NDArray[np.float64], top: int) -> dict[str, Any]:
-    order = np.argsort(-output, kind="stable")[:top]
-    return {
-        "position": position,
-        "ids": order.tolist(),
-        "values": [float(f"{value:.9g}") for value in output[order]],
-        "range": float(f"{np.ptp(output):.9g}"),
-    }
+def _expected(position: int, outputs: Mapping[str, NDArray[np.float64]]) -> Expected:
+    exact = outputs[EXACT]
+    order = np.argsort(-exact, kind="stable")
+    spread = np.arange(SPREAD) * len(exact) // SPREAD
+    ids = np.unique(np.concatenate([order[:TOP], order[-BOTTOM:], spread]))
+    span = float(np.ptp(exact)) or float(np.abs(exact).max()) or 1.0  # a single output has no range
+    plain = Expected(position, ids, exact[ids], output_sums(exact), span, 0.0, None)
+    rounded = [plain.rounding_difference(run) for name, run in outputs.items() if name in ROUNDED]
+    return Expected(
+        position,
+        ids,
+        plain.values,
+        plain.sums,
+        plain.span,
+        min(max(plain.float_difference(outputs[name]) for name in FLOATS), LARGEST_STATED["float"]),
+        min(max(rounded), LARGEST_STATED["rounding"]) if rounded else None,
+    )
+
+
+def _at_least(check: Expected, before: Expected) -> Expected:
+    """What was off once may be off again later: the state remembers, and a few samples miss the worst."""
+    rounding = None if check.rounding_error is None else max(check.rounding_error, before.rounding_error or 0.0)
+    return replace(check, float_error=max(check.float_error, before.float_error), rounding_error=rounding)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.9g}")

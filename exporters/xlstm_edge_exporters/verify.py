@@ -1,84 +1,103 @@
-"""Hold a bundle against the checkpoint it came from: the float64 reference on one side, onnxruntime on the other."""
+"""Hold a bundle against the checkpoint it came from: all it took from there, and the float64 reference on its weights."""
 
-from collections.abc import Collection, Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from xlstm_edge_runtime.errors import VerificationError
-from xlstm_edge_runtime.model import Model, load
-from xlstm_edge_runtime.verify import Check
+from xlstm_edge_runtime.errors import VerificationError, shown
+from xlstm_edge_runtime.manifest import Manifest, file_entry
+from xlstm_edge_runtime.model import load
+from xlstm_edge_runtime.opening import Settings
+from xlstm_edge_runtime.verify import Check, compare_outputs, verify_stored
 
+from .bundle import describe
 from .checkpoints import Checkpoint
-from .checkpoints.files import sha256
-from .quantize.read import read_weights
-from .reference import Progress, no_progress, run_reference
-from .vectors import example_inputs, tolerance_of
+from .quantize.check import Judge
+from .quantize.read import read_schemes, read_weights
+from .quantize.scheme import Scheme
+from .reference import Progress, no_progress
+from .special import text_side
+from .trace import GraphOptions
+from .vectors import make_vectors
 from .weights import Weights
 
-LARGEST_ERROR = 0.9  # relative; 2 bits come near it, another tensor is beyond
-PAST_THE_CHUNK = 9  # tokens beyond one full chunk, so that the border is crossed
-SEED = 7
+SEED = 7  # other inputs than those of the bundle's own vectors
+OF_THE_CHECKPOINT = "family model graph tokenizer special_tokens sampling state minimum_runtime".split()
 
 
 def verify_against(
     folder: str | Path, checkpoint: Checkpoint, *, threads: int | None = None, progress: Progress = no_progress
 ) -> Iterator[Check]:
     """Yield each passed check; VerificationError in one sentence for the first that fails."""
-    model = load(folder, threads=threads)
-    if sha256(checkpoint.files) != model.manifest.source:
+    folder, model = Path(folder), load(folder, threads=threads)
+    manifest = model.manifest
+    yield Check("source", _same_source(manifest, checkpoint))
+    graph, tensors = folder / manifest.graph.file, manifest.quantization.get("tensors", {})
+    schemes = read_schemes(graph)
+    if schemes != {name: Scheme(entry["bits"], entry["group"]) for name, entry in tensors.items()}:
+        raise VerificationError(
+            "expected the graph to quantize as the manifest says, came other bits or groups; export the bundle again"
+        )
+    stored = read_weights(graph)
+    yield Check("tensors", _same_weights(checkpoint.weights, stored, schemes, manifest.quantization.get("recipe", {})))
+    groups = {name: scheme.group for name, scheme in schemes.items()}
+    vectors = make_vectors(checkpoint.spec, stored, groups, chunk=manifest.graph.chunk, seed=SEED, progress=progress)
+    for check in compare_outputs(model, vectors):
+        yield Check(f"reference, {check.name}", check.detail)
+    del model  # one set of weights in memory at a time
+    for check in verify_stored(folder, manifest, Settings(threads=threads), vectors):
+        yield Check(f"reference, {check.name}", check.detail)
+
+
+def _same_source(manifest: Manifest, checkpoint: Checkpoint) -> str:
+    """Everything that an export takes from the checkpoint, text included, is what the manifest says."""
+    text, graph = text_side(checkpoint), manifest.graph
+    options = GraphOptions(
+        flavour=graph.flavour,  # type: ignore[arg-type]  # read as one of the two
+        chunk=graph.chunk,
+        all_logits=graph.all_logits,
+    )
+    made = describe(checkpoint, options, text, dict(manifest.files), manifest.quantization)
+    if made.source != manifest.source:
         raise VerificationError(
             f"expected the checkpoint that the bundle was exported from, came {checkpoint.folder} with another hash; "
             "export it again"
         )
-    yield Check("source", f"checkpoint hash {model.manifest.source[:12]}... is the bundle's")
-    stored = read_weights(Path(folder) / model.manifest.graph.file)
-    yield Check("weights", _same_weights(checkpoint.weights, stored, model.manifest.quantization.get("tensors", {})))
-    inputs = example_inputs(checkpoint.spec, model.manifest.graph.chunk + PAST_THE_CHUNK, SEED)
-    groups = {name: entry["group"] for name, entry in model.manifest.quantization.get("tensors", {}).items()}
-    expected = run_reference(checkpoint.spec, stored, inputs, groups=groups, progress=progress).outputs
-    allowed = tolerance_of(groups)
-    stepped = np.stack(_steps(model, inputs))
-    yield Check("reference, step by step", _judge(stepped, expected, allowed))
-    chunked = model.session().prefill(inputs)
-    yield Check("reference, in chunks", _judge(chunked[None], expected[-1:], allowed))
+    wanted, came = json.loads(made.to_json()), json.loads(manifest.to_json())
+    for section in OF_THE_CHECKPOINT:
+        if wanted[section] != came[section]:
+            raise VerificationError(
+                f"expected {_difference(section, wanted[section], came[section])}; export the bundle again"
+            )
+    if text.file is not None and file_entry(text.file) != manifest.files[text.info.file or ""]:
+        raise VerificationError(
+            f"expected {text.info.file} as it is beside the checkpoint, came another; export the bundle again"
+        )
+    return f"checkpoint hash {manifest.source[:12]}... is the bundle's, as are family, dimensions, text and state table"
 
 
-def _same_weights(wanted: Weights, stored: Weights, quantized: Collection[str]) -> str:
-    """float32 tensors are equal to the checkpoint's, quantized ones near them; says how near."""
-    worst = 0.0
+def _difference(section: str, wanted: Any, came: Any) -> str:
+    """The first member that differs, in words."""
+    if isinstance(wanted, Mapping) and isinstance(came, Mapping):
+        key = next(key for key in sorted({*wanted, *came}) if wanted.get(key) != came.get(key))
+        return f"{section} {key} {shown(wanted.get(key))} as in the checkpoint, came {shown(came.get(key))}"
+    return f"{section} {shown(wanted)} as in the checkpoint, came {shown(came)}"
+
+
+def _same_weights(wanted: Weights, stored: Weights, schemes: Mapping[str, Scheme], recipe: Mapping[str, Any]) -> str:
+    """float32 tensors are equal to the checkpoint's, quantized ones as near as their scheme can be, group by group."""
+    judge = Judge(recipe)
     for name, weight in wanted.items():
         original = weight.load()
         came = stored[name].load() if name in stored else None
-        if (
-            came is None
-            or came.shape != original.shape
-            or (name not in quantized and not np.array_equal(came, original))
-        ):
+        if came is None or came.shape != original.shape or (name not in schemes and not np.array_equal(came, original)):
             raise VerificationError(
                 f"expected {name} as in the checkpoint, came another tensor; export the bundle again"
             )
-        if name in quantized:
-            worst = max(worst, float(np.linalg.norm(came - original) / max(float(np.linalg.norm(original)), 1e-30)))
-            if not worst <= LARGEST_ERROR:
-                raise VerificationError(f"expected {name} near the checkpoint's, came {worst:.0%} away; export again")
-    kept = len(wanted) - len(quantized)
-    text = f"{kept} float32 tensors equal"
-    return text if not quantized else f"{text}, {len(quantized)} quantized within {worst:.1%} (root mean square)"
-
-
-def _steps(model: Model, inputs: NDArray[np.generic]) -> list[NDArray[np.float32]]:
-    session = model.session()
-    return [session.prefill(inputs[t : t + 1]).copy() for t in range(len(inputs))]
-
-
-def _judge(came: NDArray[np.float32], expected: NDArray[np.float64], allowed: float) -> str:
-    spans = np.ptp(expected, axis=-1)
-    worst = float((np.abs(came - expected).max(-1) / spans).max())
-    if not worst <= allowed:
-        raise VerificationError(
-            f"expected outputs within {allowed:g} of their range, came {worst:.2e}; report this checkpoint's shapes"
-        )
-    same = int((came.argmax(-1) == expected.argmax(-1)).sum())
-    return f"{len(came)} outputs, largest difference {worst:.1e} of the range, {same} of {len(came)} largest ids equal"
+        if name in schemes:
+            judge.take(name, original, came, schemes[name])
+    text = f"{len(wanted) - len(schemes)} float32 tensors equal"
+    return text if not schemes else f"{text}, {len(schemes)} quantized: {judge}"

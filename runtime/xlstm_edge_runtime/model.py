@@ -1,8 +1,8 @@
 """Load a bundle once, make as many sessions of it as memory holds states.
 
 The weights live in one onnxruntime session that all streams share. Everything about the bundle is checked before the
-first token: schema, files, sizes, hashes of the small files, and that the graph's inputs and outputs are exactly those
-of the state table. (`verify` also hashes the weights and runs the test vectors.)
+first token: schema, files, sizes, hashes of the small files, what the graph reads, and that its inputs and outputs are
+exactly those of the state table. (`verify` also hashes the weights and runs the test vectors.)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,17 +14,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
+from .alias import alias_candidates, proven_aliases
 from .errors import BundleError, InputError
 from .manifest import Manifest, check_hash, read_manifest
+from .opening import Settings, remembers, start
 from .session import Session
 from .tokenizer import Tokenizer, load_tokenizer
-from .tune import FOLDER, GRAPH, Tuning, read_tuning
-
-HASHED_AT_LOAD = 16 << 20  # larger files are hashed by verify: a start must not wait for gigabytes
-SPIN = 20  # microseconds a thread waits busily for work: near full speed on an idle machine, the best on a busy one
-LONGEST_SPIN = 10_000
-TRIAL_CHUNK = 8
-ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+from .tuning import HASHED_AT_LOAD, Tuning, read_tuning
 
 
 class Model:
@@ -34,7 +30,8 @@ class Model:
         self.folder, self.manifest, self.inference = folder, manifest, inference
         self.takes_ids = manifest.model.vocab_size is not None
         self.output_width = manifest.model.vocab_size or manifest.model.width
-        self.aliased: frozenset[str] = frozenset()
+        self.aliased: frozenset[str] = frozenset()  # state tensors that a single step writes in place
+        self.tuning: Tuning | None = None  # what it was opened by
         self.chunk = manifest.graph.chunk  # tokens of one call while prefilling; a tuning may choose fewer
 
     @cached_property
@@ -129,138 +126,25 @@ def load(
     folder, manifest = Path(bundle), read_manifest(bundle)
     _check_version(manifest)
     for name, entry in manifest.files.items():
-        if entry.bytes <= HASHED_AT_LOAD and name != f"{manifest.graph.file}.data":
+        if entry.bytes <= HASHED_AT_LOAD:
             check_hash(folder, name, entry)
     # Quantized kernels are 50 times slower on weights as they are stored.
     mapped = mapped and not manifest.quantization.get("tensors")
     tuning = read_tuning(folder, manifest) if tuned else None
-    inference, tuning = _start(folder / manifest.graph.file, tuning, (threads, spin, mapped), providers)
-    check_graph(inference, manifest)
+    return open_model(folder, manifest, tuning, Settings(threads, spin, mapped, tuple(providers)))
+
+
+def open_model(folder: Path, manifest: Manifest, tuning: Tuning | None, settings: Settings) -> Model:
+    """The model of a bundle whose files are checked already: as tuned, where a tuning is given and works."""
+    inference, tuning = start(folder, manifest, tuning, settings)
     model = Model(folder, manifest, inference)
+    model.tuning = tuning
     model.chunk = manifest.graph.chunk if tuning is None else tuning.chunk
-    model.aliased = alias_candidates(model) if tuning is not None and tuning.in_place else proven_aliases(model)
-    return model
-
-
-def _start(
-    graph: Path, tuning: Tuning | None, given: tuple[int | None, int | None, bool], providers: Sequence[str]
-) -> tuple[ort.InferenceSession, Tuning | None]:
-    """The graph opened as tuned or, without a tuning that works, as exported; and the tuning that holds.
-
-    `given`: threads, spin, mapped, as the caller of `load` wants them.
-    """
-    threads, spin, mapped = given
-    if tuning is not None:
-        options = session_options(threads or tuning.threads, tuning.spin if spin is None else spin, mapped=mapped)
-        if not tuning.prepacked:
-            return _open_graph(graph, options, providers), tuning
-        try:
-            return _open_graph(graph.parent / FOLDER / GRAPH, options, providers), tuning
-        except BundleError:  # a damaged tuning must not make a healthy bundle unusable
-            pass
-    return _open_graph(graph, session_options(threads, SPIN if spin is None else spin, mapped=mapped), providers), None
-
-
-def _open_graph(graph: Path, options: ort.SessionOptions, providers: Sequence[str]) -> ort.InferenceSession:
-    unknown = [name for name in providers if name not in ort.get_available_providers()]
-    if unknown or not providers:
-        raise InputError(
-            f"expected providers of {ort.get_available_providers()}, came {unknown or 'none'}; install their onnxruntime"
-        )
-    try:
-        return ort.InferenceSession(str(graph), options, providers=list(providers))
-    except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        reason = " ".join(str(error).split())[:160]
-        raise BundleError(
-            f"expected a graph that onnxruntime {ort.__version__} loads, came: {reason}; export again"
-        ) from error
-
-
-def proven_aliases(model: Model) -> frozenset[str]:
-    """State tensors that may be written in place: all of those that could be, if a trial changes nothing, else none.
-
-    In place saves a copy of the state's traffic through memory a token. An sLSTM reads its last output after the new one
-    could be there, so its tensors are never candidates. The trial runs single tokens and a chunk both ways and compares
-    every output and state bit by bit; a tuning remembers its result.
-    """
-    candidates = alias_candidates(model)
-    plain = _trial(model)
-    model.aliased = candidates
-    aliased = _trial(model)
-    equal = all(np.array_equal(a, b) for a, b in zip(plain, aliased, strict=True))
-    return candidates if equal else frozenset()
-
-
-def alias_candidates(model: Model) -> frozenset[str]:
-    """Every state tensor but those of sLSTM cells."""
-    names = {row.name for row in model.manifest.state}
-    return frozenset(name for name in names if f"{name.rpartition('.')[0]}.y" not in names)
-
-
-def _trial(model: Model) -> list[NDArray[np.float32]]:
-    """Outputs and final states of a few tokens."""
-    session, chunk = model.session(), min(model.chunk, TRIAL_CHUNK)
-    if model.takes_ids:
-        tokens: Any = np.arange(3 + chunk) * 7 % model.output_width
+    if tuning is not None and remembers(tuning, settings):
+        model.aliased = alias_candidates(model) if tuning.in_place else frozenset()
     else:
-        tokens = np.cos(np.arange((3 + chunk) * model.output_width, dtype=np.float32)).reshape(-1, model.output_width)
-    outputs = [session.prefill(tokens[i : i + 1]).copy() for i in range(3)]
-    outputs.append(session.prefill(tokens[3:]).copy())
-    return outputs + list(session.state.values())
-
-
-def session_options(threads: int | None, spin: int = SPIN, *, mapped: bool = False) -> ort.SessionOptions:
-    """Options of every session this project makes."""
-    if isinstance(spin, bool) or not isinstance(spin, int) or not 0 <= spin <= LONGEST_SPIN:
-        raise InputError(
-            f"expected spin from 0 to {LONGEST_SPIN} microseconds, came {spin!r}; leave it out for the default"
-        )
-    options = ort.SessionOptions()
-    if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
-            raise InputError(f"expected threads from 1 to 1024, came {threads!r}; leave it out for the default")
-        options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Memory is planned per shape after the first run anyway; reuse and arena only add work to every node of later ones.
-    options.enable_mem_reuse = options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin))
-    if mapped:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    return options
-
-
-def check_graph(inference: ort.InferenceSession, manifest: Manifest) -> None:
-    """BundleError unless inputs and outputs are those of the manifest, in name, type and shape."""
-    dtype, rank = ("int64", 2) if manifest.model.vocab_size is not None else ("float32", 3)
-    wanted_in = {manifest.graph.input: (ORT_TYPES[dtype], rank)}
-    wanted_out: dict[str, tuple[str, int]] = {
-        manifest.graph.output: (ORT_TYPES["float32"], 3 if manifest.graph.all_logits else 2)
-    }
-    for row in manifest.state:
-        wanted_in[row.input_name] = wanted_out[row.output_name] = (ORT_TYPES["float32"], 1 + len(row.shape))
-    for kind, wanted, nodes in (
-        ("input", wanted_in, inference.get_inputs()),
-        ("output", wanted_out, inference.get_outputs()),
-    ):
-        came = {node.name: (node.type, len(node.shape)) for node in nodes}
-        if missing := [name for name in wanted if came.get(name) != wanted[name]]:
-            raise BundleError(
-                f"expected the graph to have the {kind} {missing[0]}, came a graph without it; export again"
-            )
-        if extra := [name for name in came if name not in wanted]:
-            raise BundleError(f"expected only {kind}s of the state table, came {extra[0]}; export the bundle again")
-    width = manifest.model.vocab_size or manifest.model.width
-    result = next(node for node in inference.get_outputs() if node.name == manifest.graph.output)
-    if result.shape[-1] != width:
-        raise BundleError(f"expected {width} outputs as in the manifest, came {result.shape[-1]}; export again")
-    shapes = {node.name: tuple(node.shape[1:]) for node in inference.get_inputs()}
-    for row in manifest.state:
-        if shapes[row.input_name] != row.shape:
-            came_shape = shapes[row.input_name]
-            raise BundleError(
-                f"expected state {row.name} of shape {row.shape}, came {came_shape} in the graph; export again"
-            )
+        model.aliased = proven_aliases(model)
+    return model
 
 
 def _check_version(manifest: Manifest) -> None:

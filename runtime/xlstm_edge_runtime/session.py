@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import InputError
+from .errors import BundleError, InputError, printable
 from .snapshot import read_snapshot, write_snapshot
 from .state import FloatArray, State
 
@@ -31,9 +31,11 @@ class Session:
     def __init__(self, model: "Model") -> None:
         self._model = model
         first = model.manifest.state.initial()
-        # Where the graph was seen to write its new state over the old one safely, both sets share one buffer.
+        # Where one step was seen to write its new state over the old one safely, both sets share one buffer; a chunk
+        # writes into a spare one, made when the first chunk comes.
         second = {name: array if name in model.aliased else array.copy() for name, array in first.items()}
         self._sets = (first, second)
+        self._spare: State = {}
         self._current = 0
         self._tokens = 0
         self._steps: list[_Bound | None] = [None, None]
@@ -128,13 +130,21 @@ class Session:
         return bound
 
     def _bind(self, length: int) -> "_Bound":
-        return _Bound(self._model, length, self._sets[self._current], self._sets[self._current ^ 1])
+        past, present = self._sets[self._current], self._sets[self._current ^ 1]
+        if length == 1:
+            return _Bound(self._model, length, past, present)
+        if not self._spare:
+            self._spare = {name: array.copy() for name, array in past.items() if present[name] is array}
+        return _Bound(self._model, length, past, {**present, **self._spare}, present)
 
 
 class _Bound:
-    """A graph call with every buffer bound: `inputs` is written, `run()` called, `output` read."""
+    """A graph call with every buffer bound: `inputs` is written, `run()` called, `output` read.
 
-    def __init__(self, model: "Model", length: int, past: State, present: State) -> None:
+    What the graph wrote into `present` is then copied to where `target` holds another array under the same name.
+    """
+
+    def __init__(self, model: "Model", length: int, past: State, present: State, target: State | None = None) -> None:
         graph, width = model.manifest.graph, model.manifest.model.width
         self._session, self._binding = model.inference, model.inference.io_binding()
         if model.takes_ids:
@@ -151,10 +161,18 @@ class _Bound:
         for row in model.manifest.state:
             self._bind_input(row.input_name, past[row.name])
             self._bind_output(row.output_name, present[row.name])
+        self._copies = [(target[n], array) for n, array in present.items() if target[n] is not array] if target else []
 
     def run(self) -> None:
-        """Execute."""
-        self._session.run_with_iobinding(self._binding)
+        """Execute; BundleError if the graph fails."""
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise BundleError(
+                f"expected a graph that runs, came: {printable(str(error))[:160]}; export the bundle again"
+            ) from error
+        for old, new in self._copies:
+            old[...] = new
 
     def _bind_input(self, name: str, array: NDArray[Any]) -> None:
         self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))

@@ -1,9 +1,13 @@
 """Let a bundle prove itself on the device: every file's hash, the graph's contract, the test vectors, the snapshots.
 
 Needs no torch and no checkpoint. Each check yields a `Check`; the first that fails raises VerificationError.
+
+What runs is what the user's `load` runs: the tuned graph, its threads, provider and chunk, single steps and prompts whose
+lengths end after one token, inside a chunk, at its end and beyond it. Quantized weights run once more as they are stored,
+with float activations: that must come as near to the reference as float32 weights do, however deep the model, and shows
+a wrong scale or a swapped block where rounded activations would hide it.
 """
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BundleError, InputError, VerificationError
+from .alias import proven_aliases
+from .errors import BundleError, VerificationError
 from .manifest import MANIFEST, Manifest, check_hash, read_manifest
-from .model import Model, load
-from .tune import check_tuning, read_tuning
+from .model import Model, load, open_model
+from .opening import CPU, Settings
+from .tune import same_bits, sample
+from .tuning import Tuning, check_tuning
+from .vectors import LONGEST_BASE, MOST_FLOAT, ODD, Expected, Vectors, make_inputs, read_vectors
 
-VECTORS = "vectors.json"
+RANGES = 3.0  # the outputs' range may be so many times smaller or larger where rounding decides the outputs
+PIECE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +38,7 @@ class Check:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """Outputs at one position of the test vectors: the ids of the largest and their values, over the output's range."""
-
-    position: int
-    ids: NDArray[np.int64]
-    values: NDArray[np.float64]
-    span: float
-
-
-@dataclass(frozen=True, slots=True)
-class Vectors:
-    """Test vectors: inputs (T,) ids or (T, D) vectors, outputs to expect, and the allowed share of the range."""
-
-    inputs: Sequence[Any]
-    expected: tuple[Expected, ...]
-    tolerance: float
-
-
-def verify_bundle(folder: str | Path, *, threads: int | None = None) -> Iterator[Check]:
+def verify_bundle(folder: str | Path, *, threads: int | None = None, providers: Sequence[str] = CPU) -> Iterator[Check]:
     """Yield each passed check; VerificationError in one sentence for the first that fails.
 
     A path that is no bundle at all is bad input: BundleError, as from `load`.
@@ -57,79 +47,149 @@ def verify_bundle(folder: str | Path, *, threads: int | None = None) -> Iterator
     if not (folder / MANIFEST).is_file():
         read_manifest(folder)
     try:
-        yield from _verify(folder, threads)
+        yield from _verify(folder, Settings(threads=threads, providers=tuple(providers)))
     except BundleError as error:
         raise VerificationError(str(error)) from error
 
 
-def _verify(folder: Path, threads: int | None) -> Iterator[Check]:
+def _verify(folder: Path, settings: Settings) -> Iterator[Check]:
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
         check_hash(folder, name, entry)
     total = sum(entry.bytes for entry in manifest.files.values())
     yield Check("files", f"{len(manifest.files)} files, {total:,} bytes, all hashes right")
-    tuning = read_tuning(folder, manifest)
+    tuning = check_tuning(folder, manifest)
     if tuning is not None:
-        check_tuning(folder, tuning)
         yield Check("tuning", "made for this machine, all hashes right")
-    model = load(folder, threads=threads)
-    yield Check("graph", f"{len(manifest.state)} state tensors in and out, {manifest.state.nbytes:,} bytes a session")
     vectors = read_vectors(folder, manifest)
-    yield Check("step", _compare(model, vectors, 1))
-    if manifest.graph.chunk > 1:
-        yield Check("chunk", _compare(model, vectors, manifest.graph.chunk))
+    yield from _verify_loaded(folder, tuning, settings, vectors)
+    yield from verify_stored(folder, manifest, settings, vectors)
+
+
+def _verify_loaded(folder: Path, tuning: Tuning | None, settings: Settings, vectors: Vectors) -> Iterator[Check]:
+    """What `load` gives the user."""
+    model = load(folder, threads=settings.threads, providers=settings.providers)
+    manifest = model.manifest
+    yield Check("graph", f"{len(manifest.state)} state tensors in and out, {manifest.state.nbytes:,} bytes a session")
+    if model.aliased and model.aliased != proven_aliases(model):
+        raise VerificationError(
+            "expected steps that write the state in place to change nothing, came other outputs; tune the bundle again"
+        )
+    yield from compare_outputs(model, vectors)
     yield Check("snapshot", _round_trip(model, vectors))
-
-
-def read_vectors(folder: Path, manifest: Manifest) -> Vectors:
-    """The bundle's test vectors; BundleError if they are not usable."""
-    try:
-        document = json.loads((folder / VECTORS).read_text(encoding="utf-8"))
-        expected = tuple(
-            Expected(
-                int(check["position"]),
-                np.asarray(check["ids"], np.int64),
-                np.asarray(check["values"], np.float64),
-                float(check["range"]),
-            )
-            for check in document["checks"]
+    if tuning is None:
+        return
+    if model.tuning != tuning:
+        raise VerificationError("expected the tuned graph to load, came one that does not; tune the bundle again")
+    came = sample(model)
+    del model  # one set of weights in memory at a time
+    threads = tuning.threads if settings.threads is None else settings.threads
+    plain = open_model(folder, manifest, None, Settings(threads=threads, providers=settings.providers))
+    plain.chunk = tuning.chunk
+    if not same_bits(came, sample(plain)):
+        raise VerificationError(
+            "expected the tuned graph to compute what the bundle does, came other outputs; tune again"
         )
-        vectors = Vectors(list(document["inputs"]), expected, float(document["tolerance"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(
-            f"expected test vectors in {VECTORS}, came something else; export the bundle again"
-        ) from error
-    width = manifest.model.vocab_size or manifest.model.width
-    usable = all(
-        0 <= e.position < len(vectors.inputs) and e.ids.shape == e.values.shape and e.ids.size and e.ids.max() < width
-        for e in expected
-    )
-    if not (expected and usable):
-        raise BundleError(
-            f"expected test vectors that fit the model in {VECTORS}, came others; export the bundle again"
-        )
-    return vectors
+    plain.chunk = manifest.graph.chunk
+    yield Check("tuned", f"bit-equal with the graph as exported; {_chunks(plain, vectors)}")
 
 
-def _compare(model: Model, vectors: Vectors, size: int) -> str:
-    """Run the inputs in pieces of at most `size` tokens that end at the expected positions."""
-    session, worst, start = model.session(), 0.0, 0
-    for expected in sorted(vectors.expected, key=lambda e: e.position):
-        try:
-            while start <= expected.position:
-                end = min(start + size, expected.position + 1)
-                output = session.prefill(vectors.inputs[start:end])
-                start = end
-        except InputError as error:
-            raise BundleError(f"expected inputs of this model in {VECTORS}, came others: {error}") from error
-        difference = float(np.abs(output[expected.ids] - expected.values).max()) / max(expected.span, 1e-30)
-        if not difference <= vectors.tolerance:
+def verify_stored(folder: Path, manifest: Manifest, settings: Settings, vectors: Vectors) -> Iterator[Check]:
+    """The stored weights with float activations: a pass over the vectors in calls that end at the expected positions."""
+    quantized = bool(manifest.quantization.get("tensors"))
+    if not quantized and manifest.graph.chunk <= LONGEST_BASE:
+        return
+    exact = open_model(folder, manifest, None, Settings(settings.threads, None, quantized, settings.providers))
+    if quantized:
+        session, start, worst = exact.session(), 0, _Worst()
+        for expected in vectors.expected:
+            output = session.prefill(vectors.inputs[start : expected.position + 1])
+            start = expected.position + 1
+            worst.take(expected, expected.float_difference(output), expected.allowed_float)
+        yield Check("weights", f"float activations: {worst}")
+    if manifest.graph.chunk > LONGEST_BASE:
+        yield Check("full chunk", _full_chunk(exact, vectors))
+
+
+def compare_outputs(model: Model, vectors: Vectors) -> Iterator[Check]:
+    """Single steps and prompts of a loaded model against the vectors."""
+    yield Check("step", _steps(model, vectors))
+    if model.chunk > 1:
+        yield Check("chunk", _chunks(model, vectors))
+
+
+def _steps(model: Model, vectors: Vectors) -> str:
+    """Every token alone."""
+    session, start, worst = model.session(), 0, _Worst()
+    for expected in vectors.expected:
+        for token in vectors.inputs[start : expected.position + 1]:
+            output = session.prefill(token[None])
+        start = expected.position + 1
+        worst.judge(expected, output)
+    return str(worst)
+
+
+def _chunks(model: Model, vectors: Vectors) -> str:
+    """A prompt from the start to each position, as a user would give it."""
+    worst = _Worst()
+    for expected in vectors.expected:
+        worst.judge(expected, model.session().prefill(vectors.inputs[: expected.position + 1]))
+    return str(worst)
+
+
+def _full_chunk(model: Model, vectors: Vectors) -> str:
+    """A chunk longer than the vectors, in one call and in calls of lengths that the vectors cover."""
+    size, manifest = model.manifest.graph.chunk, model.manifest
+    inputs = make_inputs(1, size + ODD, vocab_size=manifest.model.vocab_size, width=manifest.model.width)
+    whole, pieces, worst = model.session(), model.session(), 0.0
+    allowed = min(2 * max(expected.allowed_float for expected in vectors.expected), MOST_FLOAT)
+    for part in (inputs[:size], inputs[size:]):  # a full chunk, and the rest that shows the state after it
+        wanted = [np.array(pieces.prefill(part[start : start + PIECE])) for start in range(0, len(part), PIECE)][-1]
+        difference = np.abs(np.subtract(whole.prefill(part), wanted, dtype=np.float64)).max()
+        worst = max(worst, float(difference) / (float(np.ptp(wanted)) or 1.0))
+        if not worst <= allowed:
+            raise VerificationError(_refusal(f"outputs of calls of {size} and of {PIECE} tokens", allowed, worst))
+    return f"{size} tokens in one call, largest difference {worst:.1e} of the range (allowed {allowed:.1e})"
+
+
+class _Worst:
+    """Judges outputs and remembers the one that came nearest to its bound."""
+
+    def __init__(self) -> None:
+        self._share, self._text = -1.0, "a healthy range; rounding decides all else"
+
+    def judge(self, expected: Expected, output: NDArray[Any]) -> None:
+        """By the measure that fits the weights; VerificationError if it is too far off."""
+        if expected.rounding_error is None:
+            self.take(expected, expected.float_difference(output), expected.allowed_float)
+            return
+        span = float(np.ptp(output))
+        if not expected.span / RANGES <= span <= expected.span * RANGES:
             raise VerificationError(
-                f"expected outputs within {vectors.tolerance:g} of their range at token {expected.position}, "
-                f"came {difference:.2e}; this runtime computes something else, do not use it"
+                f"expected outputs over a range of {expected.span:.3g} after token {expected.position}, came "
+                f"{span:.3g}; this runtime computes something else, do not use it"
             )
-        worst = max(worst, difference)
-    return f"largest difference {worst:.1e} of the range (allowed {vectors.tolerance:g})"
+        if (allowed := expected.allowed_rounding) is not None:
+            self.take(expected, expected.rounding_difference(output), allowed)
+
+    def take(self, expected: Expected, difference: float, allowed: float) -> None:
+        """Remember it; VerificationError if it is more than allowed."""
+        if not difference <= allowed:
+            raise VerificationError(
+                _refusal(f"outputs and the reference after token {expected.position}", allowed, difference)
+            )
+        if difference / allowed > self._share:
+            self._share, self._text = difference / allowed, f"difference {difference:.1e} (allowed {allowed:.1e})"
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def _refusal(what: str, allowed: float, difference: float) -> str:
+    return (
+        f"expected {what} within {allowed:.1e} of each other, came {difference:.2e}; this runtime computes something else, "
+        "do not use it"
+    )
 
 
 def _round_trip(model: Model, vectors: Vectors) -> str:

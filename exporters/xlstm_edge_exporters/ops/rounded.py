@@ -1,23 +1,29 @@
-"""The reference as quantized kernels compute it: activations rounded to int8 before each quantized product.
+"""The reference as other machines compute it: activations rounded to int8 before each quantized product, or jittered.
 
-onnxruntime's MatMulNBits at accuracy level 4 cuts its input into groups as the weight is cut, scales each by its largest
-magnitude over 127, and multiplies integers. Rounding the reference's activations in the same way leaves float rounding
-as the only difference, so that a quantized bundle can be held to a tight bound.
+Kernels differ in how they round: MLAS on x86-64 takes a step for every group of the weight's size, KleidiAI on ARM64 one
+asymmetric step for a whole row, and wherever float32 and float64 fall on two sides of a border, a whole step lies
+between two right answers. So no one rounding is the right one: the ways below are samples of what a healthy kernel may
+do, and how far they move a model's outputs is how far its outputs may move.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from .reference import Reference
+from .parallel import Parallel
 
 LEVELS = 127
+STEP = 2.0**-23  # between neighbouring float32 numbers, as a share
+Rounding = Callable[[Tensor, int], Tensor]
 
 
-class Rounded(Reference):
+class Rounded(Parallel):
     """`groups` maps the identity of a weight to its group size; other weights multiply unrounded inputs."""
 
-    def __init__(self) -> None:
+    def __init__(self, rounding: Rounding) -> None:
         self.groups: dict[int, int] = {}
+        self._rounding = rounding
 
     def mark(self, parameter: nn.Parameter, group: int) -> None:
         """Round what meets this weight."""
@@ -33,14 +39,49 @@ class Rounded(Reference):
 
     def _round(self, x: Tensor, weight: Tensor) -> Tensor:
         group = self.groups.get(id(weight))
-        return x if group is None else round_activations(x, group)
+        return x if group is None else self._rounding(x, group)
 
 
-def round_activations(x: Tensor, group: int) -> Tensor:
+class Jittered(Parallel):
+    """Every input of a product one float32 step aside, by signs that follow from `seed`: another machine's rounding."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Jitter, then multiply."""
+        return super().linear(self._jitter(x), weight, bias)
+
+    def project(self, x: Tensor, weight: Tensor, scale: float) -> Tensor:
+        """The head is a product, too."""
+        return super().project(self._jitter(x), weight, scale)
+
+    def _jitter(self, x: Tensor) -> Tensor:
+        signs = torch.randint(0, 2, x.shape[-1:], generator=self._generator) * 2 - 1
+        return x * (1 + STEP * signs)
+
+
+def by_group(x: Tensor, group: int) -> Tensor:
     """x (..., K) with each group of the last axis rounded to 255 levels around 0; the last group may be short."""
+    return _in_groups(x, group, 0.0)
+
+
+def between(x: Tensor, group: int) -> Tensor:
+    """The same with the levels half a step aside, where every border of `by_group` is a level."""
+    return _in_groups(x, group, 0.5)
+
+
+def by_row(x: Tensor, _group: int) -> Tensor:
+    """Each row rounded to 256 levels from its least to its largest value, 0 among them."""
+    low, high = x.amin(-1, keepdim=True).clamp_max(0.0), x.amax(-1, keepdim=True).clamp_min(0.0)
+    step = (high - low) / (2 * LEVELS + 1)
+    return torch.round(x / torch.where(step == 0, 1.0, step)) * step
+
+
+def _in_groups(x: Tensor, group: int, shift: float) -> Tensor:
     columns = x.shape[-1]
     padded = nn.functional.pad(x, (0, -columns % group)).reshape(*x.shape[:-1], -1, group)
     step = padded.abs().amax(-1, keepdim=True) / LEVELS
-    rounded = torch.round(padded / torch.where(step == 0, 1.0, step)) * step
+    rounded = (torch.round(padded / torch.where(step == 0, 1.0, step) - shift) + shift) * step
     flat: Tensor = rounded.flatten(-2)
     return flat[..., :columns]

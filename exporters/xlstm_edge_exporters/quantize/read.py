@@ -5,10 +5,15 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from xlstm_edge_runtime.errors import BundleError
+
 from ..weights import FloatArray, Weight, Weights
 from .plan import EMBEDDING, HEAD
 from .rewrite import DATA, SCALES, TABLE
 from .scheme import Packed, Scheme
+
+# Operator -> where data, scales and zero points are among its inputs.
+OPERANDS = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}
 
 
 def read_weights(graph: Path) -> Weights:
@@ -19,20 +24,30 @@ def read_weights(graph: Path) -> Weights:
         name: _float(value) for name, value in values.items() if name.startswith(("blocks.", "norm.", "head.", "emb"))
     }
     weights = {name: w for name, w in weights.items() if not name.endswith((DATA, SCALES, TABLE))}
-    for node in model.graph:
-        if node.op_type == "MatMulNBits":
-            data, scales = node.inputs[1], node.inputs[2]
-            columns = node.attributes["K"].as_int()
-        elif node.op_type == "GatherBlockQuantized":
-            data, scales = node.inputs[0], node.inputs[2]
-            columns = _gathered_columns(node)
-        else:
-            continue
-        assert data is not None and scales is not None and data.name is not None
-        scheme = Scheme(node.attributes["bits"].as_int(), node.attributes["block_size"].as_int())
-        name = data.name.removesuffix(DATA).removesuffix(TABLE)
-        weights.setdefault(name, _quantized(name, data, scales, scheme, columns))
+    for name, (node, data, scales, scheme) in _quantized_nodes(model).items():
+        columns = node.attributes["K"].as_int() if node.op_type == "MatMulNBits" else _gathered_columns(node)
+        weights[name] = _quantized(name, data, scales, scheme, columns)
     return weights
+
+
+def read_schemes(graph: Path) -> dict[str, Scheme]:
+    """Canonical name -> how it is quantized, as the graph's operators say."""
+    return {name: scheme for name, (_, _, _, scheme) in _quantized_nodes(ir.load(graph)).items()}
+
+
+def _quantized_nodes(model: ir.Model) -> dict[str, tuple[ir.Node, ir.Value, ir.Value, Scheme]]:
+    """Canonical name -> the first operator that holds it, data, scales and scheme; BundleError for zero points."""
+    found: dict[str, tuple[ir.Node, ir.Value, ir.Value, Scheme]] = {}
+    for node in model.graph:
+        if node.op_type not in OPERANDS:
+            continue
+        first, second, zero = OPERANDS[node.op_type]
+        data, scales = node.inputs[first], node.inputs[second]
+        if data is None or scales is None or data.name is None or (len(node.inputs) > zero and node.inputs[zero]):
+            raise BundleError("expected quantized weights without zero points, came others; export the bundle again")
+        scheme = Scheme(node.attributes["bits"].as_int(), node.attributes["block_size"].as_int())
+        found.setdefault(data.name.removesuffix(DATA).removesuffix(TABLE), (node, data, scales, scheme))
+    return found
 
 
 def _float(value: ir.Value) -> Weight:

@@ -16,6 +16,8 @@ Integers = NDArray[np.uint8]
 
 BITS = (2, 4, 8)
 GROUPS = (16, 32, 64, 128, 256)
+# onnxruntime's CPU kernels for 2 bits take these groups; with others it multiplies in float, a hundred times slower.
+GROUPS_OF_2_BITS = (32, 64, 128)
 # Shrinking the scale trades the largest value of a group for the others; this range holds the best of it.
 SHRINK = np.linspace(0.7, 1.0, 13, dtype=np.float32)
 
@@ -40,6 +42,11 @@ class Scheme:
             raise InputError(f"expected 2, 4 or 8 bits (32 keeps float32), came {self.bits}; no CPU kernel runs others")
         if self.group not in GROUPS:
             raise InputError(f"expected a group size of {', '.join(map(str, GROUPS))}, came {self.group}; choose one")
+        if self.bits == min(BITS) and self.group not in GROUPS_OF_2_BITS:
+            raise InputError(
+                f"expected groups of {', '.join(map(str, GROUPS_OF_2_BITS))} with 2 bits, came {self.group}; "
+                "no CPU kernel runs others, pass --group-size 64"
+            )
 
     @property
     def half(self) -> int:

@@ -1,0 +1,124 @@
+"""What a graph file reads besides itself, and how many tokens of one call it is exact for; without a protobuf library.
+
+ONNX keeps large tensors in other files, named by `external_data` entries with the key `location`. onnxruntime opens what
+they name, so every name must be a file of the manifest, or its content is nobody's. This module walks the message as far
+as the initializers, where the exporter and onnxruntime's optimizer put such entries, and then counts: the word `location`
+may stand in the file nowhere else. An entry that another reader would understand otherwise has no place to hide.
+"""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from .errors import BundleError, shown
+from .reading import read_bytes
+
+LARGEST_GRAPH = 64 << 20
+WORD = b"location"
+ENTRY = b"\x0a\x08location\x12"  # key = "location", then the tag of the value
+LONGEST_NAME = 127  # of which the length is one byte
+# Field numbers of onnx.proto
+MODEL_GRAPH, GRAPH_NODE, GRAPH_INITIALIZER, TENSOR_EXTERNAL = 7, 1, 5, 13
+NODE_OPERATOR, NODE_ATTRIBUTE, ATTRIBUTE_NAME, ATTRIBUTE_INTS = 4, 5, 1, 8
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+Span = tuple[int, int]
+
+
+def check_graph_file(path: Path, files: Collection[str], chunk: int) -> None:
+    """BundleError unless the graph reads only `files` beside it and takes calls of `chunk` tokens."""
+    try:
+        data = read_bytes(path, LARGEST_GRAPH)
+        names, windows = list(external_files(data)), list(_windows(data))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"expected {path.name} to be an ONNX graph, came {error}; export the bundle again") from error
+    if unlisted := sorted(name for name in names if name not in files):
+        raise BundleError(
+            f"expected {path.name} to read only files that are listed, came {shown(unlisted[0])}; do not trust this bundle"
+        )
+    if windows and min(windows) - 1 < chunk:
+        raise BundleError(
+            f"expected a chunk of at most {min(windows) - 1} tokens, which the graph is exact for, came {chunk}; "
+            "export the bundle again"
+        )
+
+
+def external_files(data: bytes) -> Iterator[str]:
+    """Names of the files that an ONNX model's tensors lie in; ValueError if that cannot be said for certain."""
+    found = 0
+    for graph in _children(data, (0, len(data)), MODEL_GRAPH):
+        for tensor in _children(data, graph, GRAPH_INITIALIZER, WORD):
+            for start, end in _children(data, tensor, TENSOR_EXTERNAL, WORD):
+                yield _location(data[start:end])
+                found += 1
+    if data.count(WORD) != found:
+        raise ValueError("external data in a place of its own")
+
+
+def _location(entry: bytes) -> str:
+    """The value of an entry that holds the key, the value and nothing else."""
+    value = entry[len(ENTRY) + 1 :]
+    if not entry.startswith(ENTRY) or len(value) > LONGEST_NAME or entry[len(ENTRY)] != len(value):
+        raise ValueError("external data in a form of its own")
+    return value.decode("utf-8")
+
+
+def _windows(data: bytes) -> Iterator[int]:
+    """How many tokens back each MaxPool, which is a running maximum here, reaches, itself included."""
+    for graph in _children(data, (0, len(data)), MODEL_GRAPH):
+        for node in _children(data, graph, GRAPH_NODE, b"MaxPool"):
+            operators = [data[start:end] for start, end in _children(data, node, NODE_OPERATOR)]
+            for attribute in _children(data, node, NODE_ATTRIBUTE, b"kernel_shape"):
+                names = [data[start:end] for start, end in _children(data, attribute, ATTRIBUTE_NAME)]
+                if operators == [b"MaxPool"] and names == [b"kernel_shape"]:
+                    yield from list(_integers(data, attribute, ATTRIBUTE_INTS))[:1]
+
+
+def _children(data: bytes, span: Span, number: int, word: bytes = b"") -> Iterator[Span]:
+    """Spans of a message's members of one number that hold `word`."""
+    for came, kind, start, end in _fields(data, *span):
+        if came == number and kind == BYTES and data.find(word, start, end) >= 0:
+            yield start, end
+
+
+def _integers(data: bytes, span: Span, number: int) -> Iterator[int]:
+    """Repeated integers, packed or one by one."""
+    for came, kind, start, end in _fields(data, *span):
+        if came == number and kind == VARINT:
+            yield _varint(data, start, end)[0]
+        elif came == number and kind == BYTES:
+            place = start
+            while place < end:
+                value, place = _varint(data, place, end)
+                yield value
+
+
+def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """(number, wire type, begin, end) of each member's content; ValueError for what is no protobuf message."""
+    while start < end:
+        tag, start = _varint(data, start, end)
+        kind = tag & 7
+        if kind == BYTES:
+            size, start = _varint(data, start, end)
+            stop = start + size
+        elif kind == VARINT:
+            stop = _varint(data, start, end)[1]
+        elif kind in (FIXED32, FIXED64):
+            stop = start + (4 if kind == FIXED32 else 8)
+        else:
+            raise ValueError("something that is no ONNX")
+        if stop > end or tag < 8:  # the number is tag >> 3, and 0 is none
+            raise ValueError("something that is no ONNX")
+        yield tag >> 3, kind, start, stop
+        start = stop
+
+
+def _varint(data: bytes, start: int, end: int) -> tuple[int, int]:
+    """A variable-length integer and where it ends."""
+    value = shift = 0
+    while start < end and shift < 70:  # ten bytes of seven bits
+        byte = data[start]
+        start += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:  # the last byte of a number
+            return value, start
+        shift += 7
+    raise ValueError("something that is no ONNX")

@@ -1,0 +1,147 @@
+"""Open a bundle's graph in onnxruntime: as tuned or as exported, its file and its inputs and outputs checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime as ort
+
+from .errors import BundleError, InputError, printable
+from .graph_file import check_graph_file
+from .manifest import Manifest
+from .tuning import FOLDER, GRAPH, MOST_SPIN, MOST_THREADS, Tuning
+
+CPU = ("CPUExecutionProvider",)
+SPIN = 20  # microseconds a thread waits busily for work: near full speed on an idle machine, the best on a busy one
+ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the caller of `load` asked for; None: as tuned or the default.
+
+    `mapped` leaves weights as they are stored. Quantized ones are then made float for each product, which is slow and
+    exact: the activations are not rounded.
+    """
+
+    threads: int | None = None
+    spin: int | None = None
+    mapped: bool = False
+    providers: tuple[str, ...] = CPU
+
+
+def remembers(tuning: Tuning, settings: Settings) -> bool:
+    """Whether what a tuning proved was proven on what these settings run."""
+    return settings.threads in (None, tuning.threads) and settings.providers == CPU and not settings.mapped
+
+
+def start(
+    folder: Path, manifest: Manifest, tuning: Tuning | None, settings: Settings
+) -> tuple[ort.InferenceSession, Tuning | None]:
+    """The graph opened as tuned or, without a tuning that works, as exported; and the tuning that holds."""
+    if tuning is not None:
+        threads = tuning.threads if settings.threads is None else settings.threads
+        spin = tuning.spin if settings.spin is None else settings.spin
+        options = session_options(threads, spin, mapped=settings.mapped)
+        if not tuning.prepacked:
+            return _start_plain(folder, manifest, options, settings.providers), tuning
+        try:
+            check_graph_file(folder / FOLDER / GRAPH, tuning.files, tuning.chunk)
+            inference = open_graph(folder / FOLDER / GRAPH, options, settings.providers)
+            check_graph(inference, manifest)
+        except BundleError:  # a damaged tuning must not make a healthy bundle unusable
+            pass
+        else:
+            return inference, tuning
+    spin = SPIN if settings.spin is None else settings.spin
+    options = session_options(settings.threads, spin, mapped=settings.mapped)
+    return _start_plain(folder, manifest, options, settings.providers), None
+
+
+def _start_plain(
+    folder: Path, manifest: Manifest, options: ort.SessionOptions, providers: Sequence[str]
+) -> ort.InferenceSession:
+    graph = folder / manifest.graph.file
+    check_graph_file(graph, manifest.files, manifest.graph.chunk)
+    inference = open_graph(graph, options, providers)
+    check_graph(inference, manifest)
+    return inference
+
+
+def open_graph(graph: Path, options: ort.SessionOptions, providers: Sequence[str]) -> ort.InferenceSession:
+    """An onnxruntime session; BundleError if the graph does not load, InputError for a provider that is not there."""
+    unknown = [name for name in providers if name not in ort.get_available_providers()]
+    if unknown or not providers:
+        raise InputError(
+            f"expected providers of {ort.get_available_providers()}, came {unknown or 'none'}; install their onnxruntime"
+        )
+    try:
+        return ort.InferenceSession(str(graph), options, providers=list(providers))
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        reason = printable(" ".join(str(error).split()))[:160]
+        raise BundleError(
+            f"expected a graph that onnxruntime {ort.__version__} loads, came: {reason}; export again"
+        ) from error
+
+
+def session_options(threads: int | None, spin: int = SPIN, *, mapped: bool = False) -> ort.SessionOptions:
+    """Options of every session this project makes."""
+    if isinstance(spin, bool) or not isinstance(spin, int) or not 0 <= spin <= MOST_SPIN:
+        raise InputError(
+            f"expected spin from 0 to {MOST_SPIN} microseconds, came {spin!r}; leave it out for the default"
+        )
+    options = ort.SessionOptions()
+    if threads is not None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+            raise InputError(
+                f"expected threads from 1 to {MOST_THREADS}, came {threads!r}; leave it out for the default"
+            )
+        options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Memory is planned per shape after the first run anyway; reuse and arena only add work to every node of later ones.
+    options.enable_mem_reuse = options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin))
+    if mapped:  # quantized products then multiply the stored weights in float
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+def check_graph(inference: ort.InferenceSession, manifest: Manifest) -> None:
+    """BundleError unless inputs and outputs are those of the manifest, in name, type and shape."""
+    dtype, rank = ("int64", 2) if manifest.model.vocab_size is not None else ("float32", 3)
+    wanted_in = {manifest.graph.input: (ORT_TYPES[dtype], rank)}
+    wanted_out: dict[str, tuple[str, int]] = {
+        manifest.graph.output: (ORT_TYPES["float32"], 3 if manifest.graph.all_logits else 2)
+    }
+    for row in manifest.state:
+        wanted_in[row.input_name] = wanted_out[row.output_name] = (ORT_TYPES["float32"], 1 + len(row.shape))
+    for kind, wanted, nodes in (
+        ("input", wanted_in, inference.get_inputs()),
+        ("output", wanted_out, inference.get_outputs()),
+    ):
+        came = {node.name: (node.type, len(node.shape)) for node in nodes}
+        if missing := [name for name in wanted if came.get(name) != wanted[name]]:
+            raise BundleError(
+                f"expected the graph to have the {kind} {missing[0]}, came a graph without it; export again"
+            )
+        if extra := [name for name in came if name not in wanted]:
+            raise BundleError(f"expected only {kind}s of the state table, came {extra[0]}; export the bundle again")
+    _check_sizes(inference, manifest)
+
+
+def _check_sizes(inference: ort.InferenceSession, manifest: Manifest) -> None:
+    width = manifest.model.vocab_size or manifest.model.width
+    result = next(node for node in inference.get_outputs() if node.name == manifest.graph.output)
+    if result.shape[-1] != width:
+        raise BundleError(f"expected {width} outputs as in the manifest, came {result.shape[-1]}; export again")
+    tokens = next(node for node in inference.get_inputs() if node.name == manifest.graph.input).shape[1]
+    if isinstance(tokens, int) and tokens != manifest.graph.chunk:
+        raise BundleError(f"expected a chunk of {tokens} as in the graph, came {manifest.graph.chunk}; export again")
+    shapes = {node.name: tuple(node.shape[1:]) for node in inference.get_inputs()}
+    for row in manifest.state:
+        if shapes[row.input_name] != row.shape:
+            came_shape = shapes[row.input_name]
+            raise BundleError(
+                f"expected state {row.name} of shape {row.shape}, came {came_shape} in the graph; export again"
+            )
