@@ -27,7 +27,7 @@ import torch
 
 from xlstm_edge import facade
 from xlstm_edge_exporters import bundle as bundle_module
-from xlstm_edge_runtime import files, tune
+from xlstm_edge_runtime import files, tune, tuning
 from xlstm_edge_runtime.manifest import MANIFEST, check_hash, read_manifest
 from xlstm_edge_runtime.snapshot import read_snapshot, write_snapshot
 
@@ -196,9 +196,8 @@ def tune_scenario(root: Path, *, old: bool) -> Scenario:
         record = place / "tuned" / "tuned.json"
         if not (place / "tuned").exists():
             return "nothing"
-        tuning = tune.read_tuning(place, manifest)
-        assert tuning is not None, "half a tuning"
-        tune.check_tuning(place, tuning)
+        assert tuning.read_tuning(place, manifest) is not None, "half a tuning"
+        tuning.check_tuning(place, manifest)
         return "old" if old and record.read_bytes() == (root / "tuned" / "tuned.json").read_bytes() else "new"
 
     if old:  # in a fork, because a process that has run onnxruntime must not fork

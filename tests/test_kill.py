@@ -11,7 +11,7 @@ import pytest
 from .test_terminal import PATHS, ROOT
 
 # Fewer would mean that the counting has gone blind.
-LEAST = {"export": 30, "tune": 12, "save": 10}
+LEAST = {"export": 30, "tune": 8, "save": 10}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")

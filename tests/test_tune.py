@@ -177,3 +177,10 @@ def test_tuning_nothing(tmp_path: Path, command: Command) -> None:
 def test_bad_spins(spin: object, bundle: Path) -> None:
     with pytest.raises(xr.InputError, match="spin"):
         xr.load(bundle, spin=spin)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_tuning_keeps_what_is_not_a_tuning_s(bundle: Path, command: Command) -> None:
+    assert command("tune", bundle).code == 0
+    (bundle / "tuned" / "notes.txt").write_text("mine")
+    assert_one_sentence(command("tune", bundle), 2)
+    assert (bundle / "tuned" / "notes.txt").read_text() == "mine"

@@ -18,13 +18,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from .alias import example_tokens, proven_aliases
-from .errors import BundleError, InputError, shown
+from .errors import BundleError, InputError, shown, shown_path
 from .files import atomic_folder
 from .graph_file import check_graph_file
 from .manifest import file_entry
 from .model import Model, load
 from .opening import CPU, check_graph, open_graph, session_options
-from .tuning import FOLDER, GRAPH, RECORD, Tuning, key_of
+from .tuning import FILES, FOLDER, GRAPH, RECORD, Tuning, key_of
 
 CHUNKS = (16, 32, 64, 128, 256)
 SPINS = (20, 100, 500)  # microseconds; a longer wait must earn its energy
@@ -103,7 +103,7 @@ def prefill_rate(model: Model) -> float:
 def _save(folder: Path, model: Model, found: _Found) -> Tuning:
     manifest, in_place, prepacked = model.manifest, bool(model.aliased), False
     try:
-        with atomic_folder(folder / FOLDER, replace=True) as partial:
+        with atomic_folder(folder / FOLDER, replace=True, check=_only_ours) as partial:
             if manifest.quantization.get("tensors"):  # float32 weights are mapped as they are
                 _save_prepacked(folder / manifest.graph.file, partial / GRAPH, found.threads)
                 proven = _prove_prepacked(partial, model, found)
@@ -125,9 +125,17 @@ def _save(folder: Path, model: Model, found: _Found) -> Tuning:
             (partial / RECORD).write_text(tuning.to_json(), encoding="utf-8")
     except OSError as error:
         raise InputError(
-            f"expected to write into {shown(str(folder))}, came {error.strerror or error}; copy the bundle first"
+            f"expected to write into {shown_path(folder)}, came {error.strerror or error}; copy the bundle first"
         ) from error
     return tuning
+
+
+def _only_ours(folder: Path) -> None:
+    """A former tuning may go, and nothing else."""
+    if foreign := sorted(path.name for path in folder.iterdir() if path.name not in {RECORD, *FILES}):
+        raise InputError(
+            f"expected only a tuning in {shown_path(folder)}, came {shown(foreign[0])}; move it elsewhere first"
+        )
 
 
 def _save_prepacked(source: Path, target: Path, threads: int) -> None:
@@ -141,7 +149,7 @@ def _save_prepacked(source: Path, target: Path, threads: int) -> None:
         ort.InferenceSession(str(source), options, providers=list(CPU))
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise InputError(
-            f"expected room for a second copy of the weights in {target.parent.parent}, came a failed write; free some space"
+            f"expected room for a second copy of the weights in {shown_path(target.parent.parent)}, came a failed write; free some space"
         ) from error
 
 

@@ -20,12 +20,13 @@ import yaml
 from xlstm_edge import facade
 from xlstm_edge_exporters.checkpoints import open_checkpoint
 from xlstm_edge_exporters.recipe import read_recipe
-from xlstm_edge_runtime import load, tune
+from xlstm_edge_runtime import load, tune, tuning
 from xlstm_edge_runtime.errors import VerificationError
 from xlstm_edge_runtime.manifest import MANIFEST, VECTORS, Manifest, file_entry
 from xlstm_edge_runtime.snapshot import read_snapshot, write_snapshot
 from xlstm_edge_runtime.tokenizer import load_tokenizer
-from xlstm_edge_runtime.verify import read_vectors, verify_bundle
+from xlstm_edge_runtime.vectors import read_vectors
+from xlstm_edge_runtime.verify import verify_bundle
 
 from ..conftest import SHIPPED
 from ..oracles.cases import CASES
@@ -62,7 +63,7 @@ class Corpus:
         self.manifest = Manifest.from_json(self.text)
         tune.ROUNDS, tune.CHUNKS, tune.SPINS = 1, (4,), (20,)
         tune.tune_bundle(self.bundle)
-        self.tuning = json.loads((self.bundle / tune.FOLDER / tune.RECORD).read_text())
+        self.tuning = json.loads((self.bundle / tuning.FOLDER / tuning.RECORD).read_text())
         self.tokenizer = json.loads((SHIPPED / "tokenizer.json").read_text())
         self.tokenizer["model"]["vocab"] = dict(list(self.tokenizer["model"]["vocab"].items())[:300])
         self.tokenizer["model"]["merges"] = []
@@ -88,7 +89,7 @@ def targets(root: Path) -> list[Target]:
         Target("manifest", 38, lambda rng: manifest_text(c, rng)),
         Target("manifest of a bundle", 1, lambda rng: manifest_of_bundle(c, rng)),
         Target("vectors", 12, lambda rng: vectors(c, rng)),
-        Target("tuning", 8, lambda rng: tuning(c, rng)),
+        Target("tuning", 8, lambda rng: tuned(c, rng)),
         Target("recipe", 6, lambda rng: recipe(c, rng)),
         Target("snapshot", 16, lambda rng: snapshot(c, rng)),
         Target("config", 9, lambda rng: config(c, rng)),
@@ -122,11 +123,11 @@ def vectors(c: Corpus, rng: Random) -> None:
     read_vectors(place, c.manifest)
 
 
-def tuning(c: Corpus, rng: Random) -> None:
+def tuned(c: Corpus, rng: Random) -> None:
     """A tuning that is not as written is not used; never an error of its own."""
     place = c.copy_of("tuning", c.bundle)
-    (place / tune.FOLDER / tune.RECORD).write_bytes(mutate.json_bytes(rng, c.tuning))
-    found = tune.read_tuning(place, c.manifest)
+    (place / tuning.FOLDER / tuning.RECORD).write_bytes(mutate.json_bytes(rng, c.tuning))
+    found = tuning.read_tuning(place, c.manifest)
     assert found is None or (1 <= found.chunk <= c.manifest.graph.chunk and type(found.threads) is int)
 
 
@@ -219,7 +220,7 @@ def graph(c: Corpus, rng: Random) -> None:
     entry = file_entry(place / "model.onnx")
     document["files"]["model.onnx"] = {"bytes": entry.bytes, "sha256": entry.sha256}
     (place / MANIFEST).write_text(json.dumps(document))
-    shutil.rmtree(place / tune.FOLDER, ignore_errors=True)
+    shutil.rmtree(place / tuning.FOLDER, ignore_errors=True)
     for _ in verify_bundle(place, threads=1):
         pass
     came = load(place, threads=1).session().prefill(c.probe)
