@@ -49,8 +49,7 @@ def bench_bundle(
     `prefix` and `weights` say which model of the checkpoint `compare` is meant, as for the export.
     """
     report = progress or _silent
-    report("loading", 0, 0)
-    model, load_seconds = _load(bundle, threads)
+    model, load_seconds = _load(bundle, threads, report)
     rival = _rival(model, against, compare, threads, {"prefix": prefix, "weights": weights})
     runs, rival_rates, bandwidths = [], [], []
     report("bench", 0, repeat)
@@ -65,17 +64,18 @@ def bench_bundle(
     result = _facts(model, bundle, threads) | {"load_seconds": load_seconds, "repeat": repeat}
     result |= {"prompt_tokens": prompt, "generated_tokens": generate, **_summary(runs[1:], prompt, generate)}
     rate = result["generated_tokens_per_second"]["median"]
-    if rival is not None:
+    if rival_rates:
         result["rival"] = _compared(str(against or compare), rate, rival_rates[1:])
     if bandwidths:
-        result["roofline"] = _roofline(model, rate, statistics.median(bandwidths[1:]))
+        result["roofline"] = _roofline(model, rate, bandwidths[1:])
     if depths:
         result["depths"] = _sweep(model, sorted(depths), generate, report)
     return result | {"peak_memory_bytes": peak_memory()}
 
 
-def _load(bundle: str | Path, threads: int | None) -> tuple[Model, float]:
+def _load(bundle: str | Path, threads: int | None, report: Progress) -> tuple[Model, float]:
     """The model, and seconds."""
+    report("loading", 0, 0)
     begin = time.perf_counter()
     model = load(bundle, threads=threads)
     return model, time.perf_counter() - begin
@@ -204,7 +204,8 @@ def _rival(
     return official_rate(Path(compare), threads, **place)
 
 
-def _roofline(model: Model, rate: float, bandwidth: float) -> dict[str, float]:
+def _roofline(model: Model, rate: float, bandwidths: Sequence[float]) -> dict[str, float]:
+    bandwidth = statistics.median(bandwidths)
     needed = bytes_per_token(model)
     return {
         "read_bandwidth_bytes_per_second": bandwidth,

@@ -148,8 +148,9 @@ def _save_prepacked(source: Path, target: Path, threads: int) -> None:
     try:
         ort.InferenceSession(str(source), options, providers=list(CPU))
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        place = shown_path(target.parent.parent)
         raise InputError(
-            f"expected room for a second copy of the weights in {shown_path(target.parent.parent)}, came a failed write; free some space"
+            f"expected room for a second copy of the weights in {place}, came a failed write; free some space"
         ) from error
 
 
