@@ -51,16 +51,13 @@ def bench_bundle(
     report = progress or _silent
     model, load_seconds = _load(bundle, threads, report)
     rival = _rival(model, against, compare, threads, {"prefix": prefix, "weights": weights})
-    runs, rival_rates, bandwidths = [], [], []
-    report("bench", 0, repeat)
     probe = ReadProbe(threads or os.cpu_count() or 1) if roofline else None
+    runs, rival_rates, bandwidths = [], [], []
     for index in range(repeat + 1):
+        report("bench", index, repeat + 1)
         runs.append(_run(model, prompt, generate))
-        if rival is not None:
-            rival_rates.append(rival(generate))
-        if probe is not None:
-            bandwidths.append(probe.measure())
-        report("bench", index, repeat)
+        rival_rates += [rival(generate)] if rival is not None else []
+        bandwidths += [probe.measure()] if probe is not None else []
     result = _facts(model, bundle, threads) | {"load_seconds": load_seconds, "repeat": repeat}
     result |= {"prompt_tokens": prompt, "generated_tokens": generate, **_summary(runs[1:], prompt, generate)}
     rate = result["generated_tokens_per_second"]["median"]
