@@ -563,6 +563,11 @@ def test_every_command_takes_the_same_choice(checkpoint_of: CheckpointOf, tmp_pa
     words = ("--prompt", 2, "--generate", 2, "--repeat", 1)
     assert command("bench", bundle, "--compare", folder, *choice, *words).code == 0
     assert_one_sentence(command("bench", bundle, "--compare", folder, *words), 2)
+    (tmp_path / "ids.txt").write_text(" ".join(str(index) for index in range(64)))
+    words = ("--against", folder, "--text", tmp_path / "ids.txt", "--tokens", 40)
+    (result,) = json.loads(command("eval", bundle, *words, *choice, "--json").out)
+    assert abs(result["kl_mean"]) < 1e-6
+    assert_one_sentence(command("eval", bundle, *words), 2)
 
 
 @pytest.mark.parametrize(
