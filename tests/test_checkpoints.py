@@ -322,7 +322,29 @@ def test_one_part_of_a_language_model(checkpoint_of: CheckpointOf) -> None:
     checkpoint = open_checkpoint(checkpoint_of(BY_NAME["a1-mixed"]), prefix="xlstm_block_stack")
     assert checkpoint.spec.family == "A3" and checkpoint.spec.vocab_size is None
     assert checkpoint.notes.left_out == ("lm_head.weight", "token_embedding.weight")
-    assert open_checkpoint(checkpoint_of(BY_NAME["b-plain"]), prefix="backbone").spec.family == "B3"
+    for name in ("b-plain", "c-plain"):
+        checkpoint = open_checkpoint(checkpoint_of(BY_NAME[name]), prefix="backbone")
+        assert checkpoint.spec.family == "B3" and checkpoint.spec.vocab_size is None
+        assert len(checkpoint.notes.left_out) == 2
+
+
+def test_a_file_is_chosen_by_its_name(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    source = checkpoint_of(BY_NAME["c-one-head"])  # shards and their index
+    folder = Path(shutil.copytree(source, tmp_path / "checkpoint"))
+    tensors = tensors_of(source)
+    save_file(two_models(tensors), folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors\.index\.json, model\.safetensors; name one with --weights"
+    ):
+        open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, weights="model.safetensors.index.json")
+    assert_equal_to_official(checkpoint, official("c-one-head", source), BY_NAME["c-one-head"])
+    assert checkpoint.notes.unread_files == ("model.safetensors",)
+    assert len(checkpoint.files) > 2
+    with pytest.raises(CheckpointError, match="came model"):
+        open_checkpoint(folder, weights="../secret.safetensors")
+    index = open_checkpoint(folder / "model.safetensors.index.json")
+    assert index.files == checkpoint.files
 
 
 STACKS = {
@@ -541,6 +563,11 @@ def test_every_command_takes_the_same_choice(checkpoint_of: CheckpointOf, tmp_pa
     words = ("--prompt", 2, "--generate", 2, "--repeat", 1)
     assert command("bench", bundle, "--compare", folder, *choice, *words).code == 0
     assert_one_sentence(command("bench", bundle, "--compare", folder, *words), 2)
+    (tmp_path / "ids.txt").write_text(" ".join(str(index) for index in range(64)))
+    words = ("--against", folder, "--text", tmp_path / "ids.txt", "--tokens", 40)
+    (result,) = json.loads(command("eval", bundle, *words, *choice, "--json").out)
+    assert abs(result["kl_mean"]) < 1e-6
+    assert_one_sentence(command("eval", bundle, *words), 2)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,8 @@ def select(opened: Opened, prefix: str | None = None) -> Selection:
     inside = {old: new for old, new in names.items() if new.startswith(found.prefix)}
     outside = {old: new for old, new in names.items() if old not in inside}
     others = [m.prefix for m in models if m.prefix.startswith(found.prefix) and m.prefix != found.prefix]
+    if found.form == "large stack" and Found("C", found.prefix.removesuffix("backbone.")) in models:
+        others.append(found.prefix + "embeddings.")  # this form keeps its embedding beside the blocks
     for old, new in list(inside.items()):  # another model within this one's prefix, as a teacher beside a student
         if any(new.startswith(other) for other in others):
             outside[old] = inside.pop(old)

@@ -38,16 +38,19 @@ HARMLESS = frozenset(
     "use_compile enable_mixed_precision fsdp ddp deepspeed label_smoothing name run_name run_id model_name "
     "experiment_name project entity tags notes group author description version date time timestamp license language "
     "hydra defaults callbacks criterion verbose debug resume steps max_steps num_steps total_steps n_steps "
-    "weight_precision amp_precision initializer_range init_std trust_remote_code cache_dir vocab_file training dataset "
+    "weight_precision amp_precision initializer_range init_std decay_lr "
+    "lr_decay decay_steps cosine_annealing trust_remote_code cache_dir vocab_file training dataset "
     "data".split()
 )
 HARMLESS_NAMES = re.compile(
-    r"_.*|.*_token_id|.*_token|forced_.*|.*dropout|.*dropout_(rate|prob|p)|(learning_rate|lr|warmup|decay|cosine)(_.*)?|"
-    r"(optim|optimizer|scheduler|lr_scheduler|sched|grad|gradient|weight_decay|amp|use_ema|ema_decay|ema_rate)(_.*)?|.*(_batch_size|_batch_size_.*|_every|_every_.*|_interval)|"
+    r"_.*|.*_token_id|.*_token|forced_.*|.*dropout|.*dropout_(rate|prob|p)|(learning_rate|lr|warmup)(_.*)?|"
+    r"(optim|optimizer|scheduler|lr_scheduler|sched|grad|gradient|weight_decay|amp|use_ema|ema_decay|ema_rate)(_.*)?|"
+    r".*_batch_size(_.*)?|(print|sample|generate|plot|report|display)_(every|interval)(_.*)?|"
     r"(log|logging|logger|eval|evaluation|save|saving|checkpoint|ckpt|wandb|tensorboard|mlflow|comet|early_stopping|"
     r"train|trainer|training|val|valid|validation|test|testing|data|dataset|datasets|dataloader|datamodule|tokenizer|"
     r"loss|metrics?|hub|push_to_hub|resume)(_.*)?|(output|logs?|run|work|cache|save|checkpoint)_(dir|path|folder|root)|"
-    r".*_seed|.*_(dir|folder)|.*_init|init_.*"
+    r".*_seed|.*_(dir|folder)|(weights?|bias|param|parameter|linear|emb|embedding|head|gate|igate|fgate|kernel)_init(_.*)?|"
+    r"init_(std|range|method|weights)"
 )
 # What a setting would change, if it is on: looked for before HARMLESS_NAMES.
 MEANINGS = {
@@ -67,7 +70,8 @@ MEANINGS = {
 # Words before which no setting of a model stands: `loss_scale`, `lr_scaling`, `eval_position`.
 TRAINING = re.compile(
     r"(lr|learning_rate|loss|grad|gradient|optim|optimizer|sched|scheduler|log|logging|eval|train|trainer|val|test|data|"
-    r"dataset|wandb|save|checkpoint|ckpt|tokenizer|warmup|amp|weight_decay)(_.*)?|.*dropout.*|.*_token(_id)?|_.*"
+    r"dataset|wandb|save|checkpoint|ckpt|tokenizer|warmup|amp|weight_decay)(_.*)?|.*dropout.*|.*_token(_id)?|_.*|"
+    r"(emb|embedding)_init(_.*)?"
 )
 # What the text side of an export reads.
 TEXT = re.compile(r"(bos|eos|pad|unk|sep|cls|mask)_token(_id)?|add_bos_token|force_bos_token_insert")
