@@ -193,15 +193,13 @@ def bench(
     prompt: Annotated[int, typer.Option(min=1, help="Prompt tokens.")] = 256,
     generate: Annotated[int, typer.Option(min=1, help="Generated tokens.")] = 64,
     repeat: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 5,
-    depth: Annotated[str | None, typer.Option(help="Also after this many tokens, e.g. 0,1k,100k,1M.")] = None,
-    against: Annotated[Path | None, typer.Option(help="Alternate with a second bundle.", metavar="BUNDLE_2")] = None,
+    depth: options.Depth = None,
+    against: options.SecondBundle = None,
     compare: options.Compare = None,
     prefix: options.Prefix = None,
     weights: options.Weights = None,
-    roofline: Annotated[bool, typer.Option("--roofline", help="Measure the memory bandwidth and its share.")] = False,
-    plot_file: Annotated[
-        Path | None, typer.Option("--plot", help="Draw latency and memory over depth.", metavar="FILE.png")
-    ] = None,
+    roofline: options.Roofline = False,
+    plot_file: options.DepthPlot = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
