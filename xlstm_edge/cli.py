@@ -24,7 +24,7 @@ from .bench import bench_bundle, parse_depths
 from .bench_report import bench_table, plot_depths
 from .demo import run_demo
 from .evaluate import evaluate, evaluate_table, plot
-from .progress import bars
+from .progress import bars, until_done
 from .report import check_plot_path, facts_table, state_table
 from .run import RunRequest, read_prompt, run_bundle
 
@@ -61,6 +61,7 @@ def export(
     target_mb: options.TargetMB = None,
     target_bpw: options.TargetBPW = None,
     recipe: options.Recipe = None,
+    tokenizer: options.Tokenizer = None,
     all_logits: options.AllLogits = None,
     force: options.Force = False,
 ) -> None:
@@ -71,7 +72,7 @@ def export(
     given = {name: value for name, value in locals().items() if name not in ("checkpoint", "output", "recipe", "force")}
     given |= {"keep": _patterns(keep) if keep else None, "calibrate": str(calibrate) if calibrate else None}
     with bars(err) as progress:
-        bundle = facade.export(checkpoint, output, recipe=recipe, force=force, progress=progress, **given)
+        bundle = facade.export(checkpoint, output, recipe=recipe, force=force, progress=progress, note=_note, **given)
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     err.print(f"{bundle.path}: {bundle.manifest.model.parameters:,} parameters, {size:,} bytes", highlight=False)
 
@@ -118,19 +119,17 @@ def inspect(
 @app.command()
 def run(
     bundle: BundleArgument,
-    prompt: Annotated[str | None, typer.Argument(help="Prompt; - reads it from standard input.")] = None,
-    file: Annotated[
-        str | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is standard input.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")] = 256,
-    temperature: Annotated[float | None, typer.Option("--temperature", "-t", help="0 is greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this share.")] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Keep tokens at least this fraction as likely as the best.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given several times.")] = None,
+    prompt: options.Prompt = None,
+    file: options.PromptFile = None,
+    max_tokens: options.MaxTokens = 256,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    stop_id: options.StopId = None,
+    ignore_eos: options.IgnoreEos = False,
     threads: ThreadsOption = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Print speed and memory to standard error at the end.")
@@ -141,16 +140,18 @@ def run(
 
     Example: `xlstm-edge run bundle "ROMEO." --max-tokens 100 --temperature 0.8 --seed 1`
     """
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    given |= {"max_tokens": max_tokens, "stop_ids": stop_id, "ignore_eos": ignore_eos}
     request = RunRequest(
         bundle=bundle,
         prompt=read_prompt(prompt, file),
-        options={"max_tokens": max_tokens, **{k: v for k, v in sampling.items() if v is not None}},
+        options=given,
         stop=tuple(stop or ()),
         threads=threads,
     )
     try:
-        result = run_bundle(request, sys.stdout.write if not as_json else None, sys.stdout.flush)
+        with until_done(err) as progress:
+            result = run_bundle(request, sys.stdout.write if not as_json else None, sys.stdout.flush, progress)
     except BrokenPipeError:  # the reader of our output went away, as `head` does: no error, and nothing more to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit from None
@@ -283,6 +284,10 @@ def run_cli() -> None:
         _fail(str(error), 1)
     except XlstmEdgeError as error:
         _fail(str(error), 2)
+
+
+def _note(line: str) -> None:
+    err.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _fail(message: str, code: int) -> None:

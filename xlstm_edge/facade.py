@@ -36,14 +36,16 @@ def export(
     recipe: str | Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Bundle:
     """Export a checkpoint (folder or weights file) to a bundle folder.
 
     `options` are the fields of `xlstm_edge_exporters.recipe.Recipe`: flavour ("ort" or "portable"), chunk (most tokens of
     one call, ort only), all_logits, quantize ("int8", "int4", "mixed"), method ("rtn", "gptq"), calibrate (a text file),
-    group_size, embedding_bits, head_bits, keep ({pattern: bits}), target_mb, target_bpw. They override those of the TOML
-    file `recipe`. Raises an XlstmEdgeError and writes nothing if anything is wrong.
+    group_size, embedding_bits, head_bits, keep ({pattern: bits}), target_mb, target_bpw, tokenizer (a file, "byte" or
+    "none"). They override those of the TOML file `recipe`. `note` is told in a line what else there is to know, as that the
+    bundle has no text. Raises an XlstmEdgeError and writes nothing if anything is wrong.
     """
     source = open_checkpoint(checkpoint)
     from xlstm_edge_exporters.export import export_checkpoint  # noqa: PLC0415  # loads torch
@@ -52,7 +54,9 @@ def export(
     if unknown := sorted(options.keys() - KINDS.keys()):
         raise InputError(f"expected options among {', '.join(KINDS)}, came {', '.join(unknown)}; correct them")
     chosen = read_recipe(recipe, options)
-    manifest = export_checkpoint(source, bundle, chosen, force=force, progress=progress or _silent)
+    manifest = export_checkpoint(
+        source, bundle, chosen, force=force, progress=progress or _silent, note=note or (lambda _line: None)
+    )
     return Bundle(Path(bundle), manifest)
 
 

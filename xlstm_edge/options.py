@@ -1,4 +1,4 @@
-"""The options of `xlstm-edge export`: name, type and help of each, one definition a piece."""
+"""The options of `xlstm-edge export` and `run`: name, type and help of each, one definition a piece."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,3 +42,24 @@ AllLogits = Annotated[
     bool | None, typer.Option("--all-logits", help="Return the logits of every token, not only the last.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        help="A tokenizer.json, **byte** (ids are the bytes of UTF-8) or **none**; the checkpoint's own if left out.",
+        metavar="FILE|byte|none",
+    ),
+]
+
+Prompt = Annotated[str | None, typer.Argument(help="Prompt; - reads it from standard input.")]
+PromptFile = Annotated[
+    str | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is standard input.")
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")]
+Temperature = Annotated[float | None, typer.Option("--temperature", "-t", help="0 is greedy.")]
+TopK = Annotated[int | None, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")]
+TopP = Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this share.")]
+MinP = Annotated[float | None, typer.Option(help="Keep tokens at least this fraction as likely as the best.")]
+Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable, on any machine.")]
+Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given several times.")]
+StopId = Annotated[list[int] | None, typer.Option(help="Stop at this token id, too; may be given several times.")]
+IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Do not stop at the bundle's own stop ids.")]

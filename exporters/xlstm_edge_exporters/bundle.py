@@ -47,17 +47,19 @@ def write_bundle(
     plan: Plan | None = None,
     quantizer: Quantizer = round_to_nearest,
     recipe: Mapping[str, Any] | None = None,
+    text: TextSide | None = None,
     force: bool = False,
     progress: Progress = no_progress,
 ) -> Manifest:
     """Export `checkpoint` to the folder `out`; refuses an existing one unless `force` and it is a bundle itself.
 
-    `plan` names the tensors to quantize, `quantizer` does it, `recipe` goes into the manifest to say how.
+    `plan` names the tensors to quantize, `quantizer` does it, `recipe` goes into the manifest to say how, `text` is
+    the tokenizer with what belongs to it (None: what the checkpoint has beside it).
     """
     out = Path(out).resolve()
     _refuse_target(out, force)
     _audit(checkpoint)
-    text = text_side(checkpoint)
+    text = text or text_side(checkpoint)
     with _temporary(out) as folder:
         progress("trace", 0, 1)
         model = trace(checkpoint.spec, options)
@@ -66,8 +68,8 @@ def write_bundle(
         stored = read_weights(folder / GRAPH)
         groups = {name: scheme.group for name, scheme in (plan or {}).items()}
         write_vectors(folder / VECTORS, make_vectors(checkpoint.spec, stored, groups, progress=progress))
-        if text.file is not None and text.info.file is not None:
-            shutil.copyfile(text.file, folder / text.info.file)
+        if text.document is not None and text.info.file is not None:
+            (folder / text.info.file).write_bytes(text.document)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
         manifest = describe(checkpoint, options, text, files, _quantization(plan or {}, recipe or {}))
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

@@ -68,9 +68,9 @@ class GraphInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerInfo:
-    """`kind` is byte, whitespace, huggingface or none; `file` is None where the kind needs none."""
+    """`kind` is byte, huggingface or none; `file` is None where the kind needs none."""
 
-    kind: Literal["byte", "whitespace", "huggingface", "none"]
+    kind: Literal["byte", "huggingface", "none"]
     file: str | None = None
 
 
@@ -269,10 +269,8 @@ def _graph(reader: _Reader) -> GraphInfo:
 
 def _tokenizer(reader: _Reader) -> TokenizerInfo:
     kind = reader.get("kind", str)
-    if kind not in ("byte", "whitespace", "huggingface", "none"):
-        raise BundleError(
-            f"expected a tokenizer of kind byte, whitespace, huggingface or none, came {kind!r}; export again"
-        )
+    if kind not in ("byte", "huggingface", "none"):
+        raise BundleError(f"expected a tokenizer of kind byte, huggingface or none, came {kind[:40]!r}; export again")
     return TokenizerInfo(kind=kind, file=reader.get("file", str, type(None)))
 
 
