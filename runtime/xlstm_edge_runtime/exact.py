@@ -17,7 +17,7 @@ doubles, each one rounded by itself (IEEE 754, to nearest even; no fused multipl
 
     if x < -24: return 0
     k = floor(x * 23.083120654223414 + 0.5)          the nearest multiple of ln(2)/16
-    r = (x - k * 0.04332169877307024) - k * 1.1926343307941173e-11
+    r = x - k * 0.04332169878499658
     p = (((r * (1/24) + 1/6) * r + 0.5) * r + 1) * r + 1      with the doubles nearest to 1/24 and 1/6
     return floor(p * T[k mod 16] * 2^(floor(k / 16) + 32))        from left to right; k mod 16 is from 0 to 15
 
@@ -36,18 +36,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 ONE = 1 << 32  # the weight of x = 0
-LOWEST = -24.0  # below, the weight is 0: e^-24 * 2^32 < 1
+LOWEST = -24.0  # here and below the weight is 0: e^-24 * 2^32 < 1
 STEPS = 16  # of the table, in one power of two
 STEPS_IN_LN2 = 23.083120654223414
-STEP_HIGH, STEP_LOW = 0.04332169877307024, 1.1926343307941173e-11  # ln(2)/16; k * STEP_HIGH is exact
+STEP = 0.04332169878499658  # ln(2)/16
 TABLE = np.array([
     1.0, 1.0442737824274138, 1.0905077326652577, 1.1387886347566916,
     1.189207115002721, 1.241857812073484, 1.2968395546510096, 1.3542555469368927,
     1.4142135623730951, 1.4768261459394993, 1.5422108254079407, 1.6104903319492543,
     1.681792830507429, 1.7562521603732995, 1.8340080864093424, 1.9152065613971474,
-])  # fmt: skip
+]) * ONE  # fmt: skip
 MASK = (1 << 64) - 1
-BIAS, MANTISSA = 1023, 52  # of a double
+MANTISSA = 52  # bits of a double behind its exponent
 
 
 class SplitMix64:
@@ -70,13 +70,11 @@ class SplitMix64:
 
 def weights(x: NDArray[np.float64]) -> NDArray[np.int64]:
     """weight(x) of each element; x is overwritten."""
-    zero = x < LOWEST
     np.maximum(x, LOWEST, out=x)
     k = x * STEPS_IN_LN2
     k += 0.5
     np.floor(k, out=k)
-    x -= k * STEP_HIGH
-    x -= k * STEP_LOW
+    x -= k * STEP
     p = x * (1 / 24)
     for coefficient in (1 / 6, 0.5, 1.0):
         p += coefficient
@@ -84,7 +82,6 @@ def weights(x: NDArray[np.float64]) -> NDArray[np.int64]:
     p += 1.0
     whole = k.astype(np.int64)
     p *= TABLE[whole & (STEPS - 1)]
-    p *= (((whole >> 4) + (32 + BIAS)) << MANTISSA).view(np.float64)  # a power of two, put together from its bits
-    result: NDArray[np.int64] = p.astype(np.int64)  # towards zero, which is floor for what is positive
-    result[zero] = 0
-    return result
+    bits = p.view(np.int64)
+    bits += (whole >> 4) << MANTISSA  # times a power of two, by adding to the exponent
+    return p.astype(np.int64)  # towards zero, which is floor for what is positive

@@ -161,9 +161,9 @@ class Sampler:
         filtered = options.top_p < 1.0 or options.min_p > 0.0
         shares = weights(kept.copy()) if filtered or options.temperature == 1.0 else None
         if shares is not None and filtered:
-            chosen = np.ones(len(kept), bool) if options.top_p >= 1.0 else _nucleus(kept, shares, options.top_p)
-            chosen &= shares >= options.min_p * ONE
-            index = np.flatnonzero(chosen)
+            index = _nucleus(kept, shares, options.top_p) if options.top_p < 1.0 else np.arange(len(kept))
+            if options.min_p > 0.0:
+                index = index[shares[index] >= options.min_p * ONE]
             ids, kept, shares = index if ids is None else ids[index], kept[index], shares[index]
         if shares is None or options.temperature != 1.0:
             with np.errstate(over="ignore"):  # a tiny temperature makes -inf of all but the largest: weight 0
@@ -225,24 +225,23 @@ class _Window:
 def _first(values: NDArray[Any], count: int) -> Ids:
     """Indices, ascending, of the first `count`: larger values first, of equal ones the lower index."""
     bound = np.partition(values, len(values) - count)[len(values) - count]
-    larger = np.flatnonzero(values > bound)
-    equal = np.flatnonzero(values == bound)[: count - len(larger)]
-    return np.sort(np.concatenate([larger, equal]))
+    chosen = np.flatnonzero(values >= bound)
+    if len(chosen) == count:
+        return chosen
+    equal = np.flatnonzero(values[chosen] == bound)  # more of them than there is room for
+    return np.delete(chosen, equal[len(equal) - (len(chosen) - count) :])
 
 
-def _nucleus(values: NDArray[np.float64], shares: Ids, top_p: float) -> NDArray[np.bool_]:
-    """Step 5. Only the head of the distribution is sorted: it grows until it holds enough."""
+def _nucleus(values: NDArray[np.float64], shares: Ids, top_p: float) -> Ids:
+    """Step 5, as ascending indices. Only the head of the distribution is sorted: it grows until it holds enough."""
     wanted, size = float(top_p) * float(shares.sum()), HEAD
     while True:
         head = _first(values, size) if size < len(values) else np.arange(len(values))
         head = head[np.argsort(-values[head], kind="stable")]
         running = np.cumsum(shares[head])
         if running[-1] >= wanted or size >= len(values):
-            break
+            return np.sort(head[: int(np.searchsorted(running, wanted)) + 1])
         size *= 8
-    mask = np.zeros(len(values), bool)
-    mask[head[: int(np.searchsorted(running, wanted)) + 1]] = True
-    return mask
 
 
 def _fixed_bias(options: SamplingOptions, vocab_size: int) -> tuple[Ids, Logits] | None:

@@ -23,7 +23,7 @@ class SplitMix64 {
 function weight(x) {
   if (x < -24) return 0;
   const k = Math.floor(x * 23.083120654223414 + 0.5);
-  const r = (x - k * 0.04332169877307024) - k * 1.1926343307941173e-11;
+  const r = x - k * 0.04332169878499658;
   const p = (((r * (1 / 24) + 1 / 6) * r + 0.5) * r + 1) * r + 1;
   return Math.floor(p * T[((k % 16) + 16) % 16] * 2 ** (Math.floor(k / 16) + 32));
 }
