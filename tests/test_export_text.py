@@ -206,6 +206,26 @@ def test_sentencepiece_is_converted(kind: str, tmp_path: Path) -> None:
         assert ours.encode(text, add_special_tokens=False).ids == ids, text
 
 
+def test_what_the_settings_say_is_converted_too(tmp_path: Path) -> None:
+    """Without a tokenizer.json transformers follows add_bos_token; beside one it does not."""
+    shutil.copyfile(GOLDEN / "bpe.model", tmp_path / "tokenizer.model")
+    settings = {
+        "tokenizer_class": "LlamaTokenizerFast",
+        "add_bos_token": True,
+        "auto_map": {"AutoTokenizer": ["x.y", None]},
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    document, why = convert_tokenizer(tmp_path)
+    assert why is None
+    assert document is not None
+    ids = json.loads((GOLDEN / "ids.json").read_text())["bpe"]["the cat"]
+    assert Tokenizer.from_str(document.decode()).encode("the cat").ids == [1, *ids]
+    small().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": true, "bos_token": "<s>"}')
+    reference = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert reference("the cat")["input_ids"] == small().encode("the cat").ids
+
+
 def test_a_folder_of_its_own(folder: Path, tmp_path: Path) -> None:
     (folder / "tokenizer").mkdir()
     small().save(str(folder / "tokenizer" / "tokenizer.json"))

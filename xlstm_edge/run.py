@@ -85,7 +85,7 @@ def read_prompt(prompt: str | None, file: str | None) -> str:
     if prompt is not None and file is not None:
         raise InputError("expected a prompt or --file, came both; pass one of them")
     if file is not None and file != "-":
-        return _read_file(Path(file))
+        return _not_empty(read_text(Path(file), "a prompt"))
     if prompt is not None and prompt != "-":
         return _not_empty(prompt)
     if prompt is None and file is None and sys.stdin.isatty():
@@ -155,30 +155,31 @@ def _summary(finish: Finish, text: str, state_bytes: int) -> dict[str, Any]:
     }
 
 
-def _read_file(path: Path) -> str:
+def read_text(path: Path, what: str = "a text", limit: int | None = None) -> str:
+    """A UTF-8 file, whole; InputError for what is no regular file or larger than `limit` bytes (LARGEST_PROMPT)."""
     where = f"{str(path)[:200]!a}"
     try:
         if path.exists() and not path.is_file():  # a pipe that nobody writes to would make `open` wait for ever
-            raise InputError(f"expected a prompt file at {where}, came no regular file; pass - and pipe it")
+            raise InputError(f"expected {what} in a file at {where}, came no regular file; pass another")
         with path.open("rb") as file:
-            return _not_empty(_decode(_read(file, str(path)), str(path)))
+            return _decode(_read(file, str(path), limit), str(path))
     except OSError as error:
-        raise InputError(f"expected a prompt file at {where}, came {error.strerror}; check the path") from error
+        raise InputError(f"expected {what} in a file at {where}, came {error.strerror}; check the path") from error
     except ValueError as error:  # a zero byte
         if isinstance(error, InputError):
             raise
-        raise InputError(f"expected a prompt file, came {where}, which is no path; check the path") from error
+        raise InputError(f"expected {what} in a file, came {where}, which is no path; check the path") from error
 
 
-def _read(file: BinaryIO, where: str) -> bytes:
+def _read(file: BinaryIO, where: str, limit: int | None = None) -> bytes:
     """All of it, bounded: a source may have no end."""
     parts: list[bytes] = []
-    size = 0
+    size, limit = 0, LARGEST_PROMPT if limit is None else limit
     while part := file.read(PART):
         size += len(part)
-        if size > LARGEST_PROMPT:
+        if size > limit:
             raise InputError(
-                f"expected a prompt of at most {LARGEST_PROMPT:,} bytes, came more in {where[:200]!a}; shorten it, "
+                f"expected at most {limit:,} bytes of text, came more in {where[:200]!a}; shorten it, "
                 "or feed it to a session from Python"
             )
         parts.append(part)

@@ -22,6 +22,7 @@ from .trace import GraphOptions
 from .weights import FloatArray
 
 LONGEST_ID = 20  # digits
+LARGEST_TEXT = 64 << 20
 
 
 def export_checkpoint(
@@ -90,9 +91,13 @@ def read_ids(checkpoint: Checkpoint, path: Path, side: TextSide | None = None) -
             "expected a model that takes tokens for calibration, came a stack of float vectors; use method rtn"
         )
     try:
+        if not path.is_file() or path.stat().st_size > LARGEST_TEXT:  # no pipe, no device: they may have no end
+            raise InputError(
+                f"expected a file of at most {LARGEST_TEXT:,} bytes at {str(path)[:200]!a}, came another; check the path"
+            )
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a UTF-8 text at {path}, came none; check the path") from error
+        raise InputError(f"expected a UTF-8 text at {str(path)[:200]!a}, came none; check the path") from error
     side = side or text_side(checkpoint)
     vocab = checkpoint.spec.vocab_size
     if side.info.kind != "none":

@@ -110,11 +110,11 @@ class Model:
         try:
             ids = np.asarray(tokens)
         except (ValueError, OverflowError) as error:
-            raise InputError(f"expected a flat list of token ids, came {tokens!r:.60}; pass integers") from error
+            raise InputError(f"expected a flat list of token ids, came {_kind(tokens)}; pass integers") from error
         if ids.size == 0 and ids.ndim == 1:
             return ids.astype(np.int64)
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise InputError(f"expected a flat list of token ids, came {tokens!r:.60}; pass integers")
+            raise InputError(f"expected a flat list of token ids, came {_kind(tokens)}; pass integers")
         if ids.min() < 0 or ids.max() >= vocab_size:
             bad = next(int(i) for i in ids if not 0 <= i < vocab_size)
             raise InputError(f"expected token ids from 0 to {vocab_size - 1}, came {bad}; use this model's tokenizer")
@@ -135,6 +135,11 @@ class Model:
                 "expected finite vectors, came NaN or infinity, which would stay in the state; clean the input"
             )
         return vectors
+
+
+def _kind(value: object) -> str:
+    """What came instead of ids: text as it is, anything else by its type, for a repr may be huge or fail."""
+    return ascii(value[:40]) if isinstance(value, str) else f"something else as {type(value).__name__}"
 
 
 def load(
