@@ -39,6 +39,11 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     return make
 
 
+@cache
+def _trained(kind: str) -> str:
+    return KINDS[kind]().to_str()
+
+
 def stream(ours: HuggingFaceTokenizer, prompt: Sequence[int], ids: Sequence[int]) -> str:
     decoder = ours.stream(prompt)
     return "".join([decoder.push(token) for token in ids]) + decoder.flush()
@@ -167,6 +172,27 @@ def test_ids_that_the_model_lacks_are_refused_when_they_come(load: Load) -> None
     assert encode_text(ours, "the cat", last) == ours.encode("the cat")
     with pytest.raises(InputError, match=f"came the tokenizer's id {last}"):
         encode_text(ours, "the <tool>", last)
+
+
+DECODERS = {
+    "Gemma": ("byte fallback", [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]),
+    "bytes and Metaspace": ("byte fallback", [decoders.ByteFallback(), decoders.Metaspace()]),
+    "CTC": ("Unigram", [decoders.CTC(pad_token="e", word_delimiter_token="t")]),
+    "WordPiece without cleanup": ("WordPiece", [decoders.WordPiece(cleanup=False)]),
+    "suffix and Fuse": ("BPE with suffix", [decoders.BPEDecoder(), decoders.Fuse()]),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_decoders_of_any_kind(name: str, data: st.DataObject) -> None:
+    kind, parts = DECODERS[name]
+    library = Tokenizer.from_str(_trained(kind))
+    library.decoder = decoders.Sequence(parts)
+    ours = HuggingFaceTokenizer(json.loads(library.to_str()))
+    ids = data.draw(st.lists(st.integers(0, library.get_vocab_size()), max_size=90))
+    assert stream(ours, [], ids) == library.decode(ids)
 
 
 def test_a_library_that_panics_is_an_error_of_the_bundle(load: Load, tmp_path: Path) -> None:

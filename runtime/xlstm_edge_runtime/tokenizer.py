@@ -157,6 +157,8 @@ class HuggingFaceTokenizer:
             _raise_broken(error, self._name, "to encode any text")
 
     def _decode(self, ids: Sequence[int]) -> str:
+        if not ids:  # some decoders fail on nothing
+            return ""
         try:
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
         except BaseException as error:
