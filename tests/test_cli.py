@@ -161,7 +161,7 @@ def test_a_long_prompt_reports_and_a_short_one_does_not(shipped_bundle: Path) ->
     told: list[tuple[str, int, int]] = []
     for prompt in ("word " * 200, "To be"):
         request = run.RunRequest(bundle=shipped_bundle, prompt=prompt, options={"max_tokens": 1})
-        result = run.run_bundle(request, None, lambda: None, lambda *words: told.append(words))
+        result = run.run_bundle(request, None, lambda *words: told.append(words))
     assert result["usage"]["generated_tokens"] == 1
     assert told[0][:2] == ("prompt", 0)
     assert told[-1][1] == told[-1][2] > 200
