@@ -152,6 +152,7 @@ BAD: list[dict[str, Any]] = [
     {"banned": [VOCAB]}, {"banned": [-1]}, {"banned": [1.5]}, {"banned": range(VOCAB)}, {"seed": 2**64}, {"top_k": -1},
     {"min_tokens": 1, "stop_ids": range(VOCAB)}, {"seed": 10**5000},
     {"max_tokens": -(10**5000)}, {"banned": [10**5000]},
+    {"cancel": 5}, {"on_prompt": "x"}, {"ignore_eos": "no"},
 ]  # fmt: skip
 
 
@@ -207,6 +208,21 @@ def test_given_options_go_over_the_bundle_s() -> None:
     assert merge_options({"stop_ids": [3], "ignore_eos": True}, eos_ids=(1, 2)).stop_ids == {3}
     assert merge_options({"ignore_eos": True}, eos_ids=(1, 2)).stop_ids == frozenset()
     assert merge_options({}).max_tokens == 256
+
+
+def test_penalties_see_the_prompt() -> None:
+    for missing in (0, 9, 15):
+        prompt = [token for token in range(VOCAB) if token != missing]
+        first, *_ = generate(Fake(), prompt, max_tokens=1, presence_penalty=100.0)
+        assert first.id == missing
+    first, *_ = generate(Fake(), prompt, max_tokens=1, presence_penalty=100.0, penalty_window=3)
+    assert first.id == int(np.argmax(logits_after(prompt) - 100 * np.isin(np.arange(VOCAB), prompt[-3:])))
+
+
+def logits_after(fed: list[int]) -> NDArray[np.float32]:
+    fake = Fake()
+    fake.fed = list(fed)
+    return fake.logits()
 
 
 def test_the_finish_says_which_id_ended_it() -> None:

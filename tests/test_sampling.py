@@ -235,7 +235,7 @@ def slow(logits: NDArray[np.float32], options: SamplingOptions, random: exact.Sp
     st.sampled_from([0, 1, 2, 5, 64, 70]), st.sampled_from([1.0, 0.9, 0.5, 1e-9]), st.sampled_from([0.0, 0.05, 1.0]),
     st.sampled_from([1.0, 0.3, 2.0, 1e-300]), st.integers(0, 2**64 - 1),
 )  # fmt: skip
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 def test_ids_follow_the_specification(
     values: list[float], top_k: int, top_p: float, min_p: float, temperature: float, seed: int
 ) -> None:
@@ -244,6 +244,12 @@ def test_ids_follow_the_specification(
     sampler, random = Sampler(options, len(values)), exact.SplitMix64(seed)
     for _ in range(3):
         assert sampler(logits) == slow(logits, options, random)
+
+
+def test_candidates_are_ordered_by_their_logits_not_by_rounded_differences() -> None:
+    logits = np.array([0.0, 3.0, 1e-30], np.float32)  # 1e-30 - 3 is -3 in doubles
+    sampler = Sampler(SamplingOptions(temperature=1.0, top_p=0.93, seed=0), 3)
+    assert {sampler(logits) for _ in range(200)} == {1, 2}
 
 
 @pytest.mark.parametrize("vocab", [3, 65, 5000])

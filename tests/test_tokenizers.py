@@ -70,6 +70,17 @@ def test_prompt_and_pieces_are_the_decoded_whole(kind: str, load: Load) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_may_end_anywhere(kind: str, load: Load) -> None:
+    ours, _, _ = load(kind)
+    ids = ours.encode(" ".join(TEXTS) + " the cat sat on the mat, and ran." * 3)
+    whole = ours.decode(ids)
+    for cut in range(len(ids) + 1):
+        begun = ours.decode(ids[:cut])
+        if not begun.endswith("\ufffd"):  # in the middle of a character there is no text to go on from
+            assert begun + stream(ours, ids[:cut], ids[cut:]) == whole, cut
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_ids_stream_as_they_decode(kind: str, load: Load, data: st.DataObject) -> None:

@@ -122,7 +122,10 @@ def merge_options(
         raise InputError(
             f"expected stop_ids as a collection of ids, came {type(stops).__name__}; pass a list of integers"
         ) from error
-    if not given.get("ignore_eos"):
+    ignore_eos = given.get("ignore_eos", False)
+    if not isinstance(ignore_eos, bool):
+        raise InputError(f"expected ignore_eos as True or False, came {type(ignore_eos).__name__}; correct it")
+    if not ignore_eos:
         ids |= frozenset(eos_ids)
     return GenerationOptions(**counts, stop_ids=ids, sampling=SamplingOptions.from_mapping(chosen))
 
@@ -143,6 +146,9 @@ def generate(
     that is cut short (cancel, an exception out of on_prompt, Ctrl-C) leaves the session after a whole number of chunks:
     `Finish.usage.prompt_tokens` and `session.tokens` say how many ids it has read.
     """
+    for name, function in (("cancel", cancel), ("on_prompt", on_prompt)):
+        if function is not None and not callable(function):
+            raise InputError(f"expected {name} as a function, came {type(function).__name__}; correct it")
     vocab_size, ids = session.vocab_size, session.check_ids(prompt)
     late = options.stop_ids if options.min_tokens else ()
     sampler = Sampler(options.sampling, vocab_size, prompt=ids[-options.sampling.penalty_window :].tolist(), late=late)

@@ -156,12 +156,13 @@ class Sampler:
         """Steps 3 to 8. `ids` None means all."""
         options, largest = self.options, float(logits.max())
         ids = _first(logits, options.top_k) if 0 < options.top_k < len(logits) else None
-        kept = (logits if ids is None else logits[ids]).astype(np.float64)
+        values = logits if ids is None else logits[ids]
+        kept = values.astype(np.float64)
         kept -= largest
         filtered = options.top_p < 1.0 or options.min_p > 0.0
         shares = weights(kept.copy()) if filtered or options.temperature == 1.0 else None
         if shares is not None and filtered:
-            index = _nucleus(kept, shares, options.top_p) if options.top_p < 1.0 else np.arange(len(kept))
+            index = _nucleus(values, shares, options.top_p) if options.top_p < 1.0 else np.arange(len(kept))
             if options.min_p > 0.0:
                 index = index[shares[index] >= options.min_p * ONE]
             ids, kept, shares = index if ids is None else ids[index], kept[index], shares[index]
@@ -232,8 +233,11 @@ def _first(values: NDArray[Any], count: int) -> Ids:
     return np.delete(chosen, equal[len(equal) - (len(chosen) - count) :])
 
 
-def _nucleus(values: NDArray[np.float64], shares: Ids, top_p: float) -> Ids:
-    """Step 5, as ascending indices. Only the head of the distribution is sorted: it grows until it holds enough."""
+def _nucleus(values: Logits, shares: Ids, top_p: float) -> Ids:
+    """Step 5, as ascending indices; the order is that of the logits themselves, which the difference may make equal.
+
+    Only the head of the distribution is sorted: it grows until it holds enough.
+    """
     wanted, size = float(top_p) * float(shares.sum()), HEAD
     while True:
         head = _first(values, size) if size < len(values) else np.arange(len(values))
@@ -279,7 +283,7 @@ def _number(name: str, value: object, low: float, high: float) -> None:
 
 def _integer(name: str, value: object, limit: int) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < limit:
-        raise InputError(f"expected {name} as an integer of 0 or more, came {shown_number(value)}; correct it")
+        raise InputError(f"expected {name} as an integer from 0 to {limit - 1}, came {shown_number(value)}; correct it")
 
 
 def shown_number(value: object) -> str:
