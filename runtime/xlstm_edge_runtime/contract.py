@@ -4,13 +4,14 @@
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import BundleError, InputError, StateError, shown
 from .reading import Reader
 from .sampling import SamplingOptions
-from .state import StateSpec, StateTable
+from .state import SLSTM_INITIAL_M, StateSpec, StateTable
 
 MANIFEST = "manifest.json"
 LARGEST_INITIAL = 3e38  # what float32 holds
@@ -178,11 +179,21 @@ def read_state(reader: Reader) -> StateTable:
         table = StateTable([_state_row(row) for row in reader.sections("tensors", MOST_TENSORS, keys)])
     except StateError as error:
         raise BundleError(str(error)) from error
+    names = {row.name for row in table}
+    for row in table:
+        if row.initial != (wanted := _initial(row.name, names)):
+            raise reader.refuse(f"the initial {row.name}", f"{wanted:g}", row.initial)
     if reader.integer("bytes_per_session", 0) != table.nbytes:
         raise reader.refuse(
             f"{reader.where} bytes_per_session", f"{table.nbytes} for this table", reader.value["bytes_per_session"]
         )
     return table
+
+
+def _initial(name: str, names: Collection[str]) -> float:
+    """Where a cell's tensor starts: 0, but for the stabilizer of an sLSTM, which has an output `y` beside it."""
+    cell, _, kind = name.rpartition(".")
+    return SLSTM_INITIAL_M if kind == "m" and f"{cell}.y" in names else 0.0
 
 
 def _state_row(row: Reader) -> StateSpec:

@@ -26,6 +26,8 @@ from .errors import StateError
 
 FloatArray = NDArray[np.float32]
 State = dict[str, FloatArray]
+# An sLSTM stabilizer that starts here needs no first-step rule: exp(m - m') is exactly 0 in the first step.
+SLSTM_INITIAL_M = -1e30
 
 
 @dataclass(frozen=True, slots=True)
