@@ -119,7 +119,7 @@ def test_ctrl_c_at_any_time(seconds: float, checkpoint_of: Callable[[Case], Path
 
 
 def test_a_fault_of_ours_is_70_and_says_how_to_report(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
-    def fault(_path: object) -> None:
+    def fault(_path: object, **_choice: object) -> None:
         raise ZeroDivisionError("a \x1b[31mred\x1b[0m\nfault")
 
     monkeypatch.setattr(facade, "inspect", fault)
@@ -135,7 +135,7 @@ def test_a_fault_of_ours_is_70_and_says_how_to_report(monkeypatch: pytest.Monkey
 
 
 def test_no_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
-    def exhaust(_path: object) -> None:
+    def exhaust(_path: object, **_choice: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(facade, "inspect", exhaust)
