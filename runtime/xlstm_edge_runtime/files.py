@@ -33,6 +33,8 @@ LONGEST_STEM = 40  # characters of the target's name in a temporary one: file sy
 NO_REPLACE, EXCHANGE = "no replace", "exchange"
 NOT_HERE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 Identity = tuple[int, int]
+# By this process, before its first file there: a thousand snapshots in one folder must not cost a million looks.
+_LOOKED_THROUGH: set[Path] = set()
 
 
 @contextlib.contextmanager
@@ -43,7 +45,9 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """
     target = Path(os.path.realpath(path))  # a link stays one, and what it points to is written
     _refuse_irregular(target)
-    remove_leftovers(target.parent)
+    if target.parent not in _LOOKED_THROUGH:
+        _LOOKED_THROUGH.add(target.parent)
+        remove_leftovers(target.parent)
     partial, file = _new_file(target)
     try:
         with file:
