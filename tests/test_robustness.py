@@ -165,10 +165,17 @@ def test_options_without_effect(words: Any, checkpoint_of: CheckpointOf, tmp_pat
     assert_nothing_written(tmp_path, set())
 
 
-@pytest.mark.parametrize("bundle", [None, 5, "a" * 5000])
+@pytest.mark.parametrize("bundle", [None, 5, "a" * 5000, "a" * 300, "nul\0byte", b"bytes", [], "\udcff"])
 def test_paths_that_are_none(bundle: Any) -> None:
-    with pytest.raises(xr.XlstmEdgeError):
+    with pytest.raises(xr.XlstmEdgeError, match=r"expected .*came"):
         xr.load(bundle)
+
+
+def test_an_exported_bundle_loads_as_it_is(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    bundle = xlstm_edge.export(checkpoint_of(BY_NAME["a1-mixed"]), tmp_path / "bundle")
+    assert np.array_equal(xr.load(bundle).session().step(3), xlstm_edge.load(tmp_path / "bundle").session().step(3))
+    assert xlstm_edge.verify(bundle)
+    assert xlstm_edge.inspect(bundle)["kind"] == "bundle"
 
 
 BAD_GENERATIONS: list[dict[str, Any]] = [

@@ -14,6 +14,7 @@ cannot reach outside its folder. A file MAY be a link into `blobs/` two levels u
 because a wrong guess would compute nonsense silently.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -43,7 +44,7 @@ from .contract import (
     read_tokenizer,
 )
 from .errors import BundleError, shown, shown_path
-from .reading import LONGEST_PATH, Reader, open_regular, parse_json, read_bytes
+from .reading import Reader, open_regular, parse_json, read_bytes
 from .state import StateTable
 
 __all__ = [
@@ -152,10 +153,12 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         _inside(folder, MANIFEST)
         content = read_bytes(folder / MANIFEST, LARGEST_MANIFEST)
-    except OSError as error:
-        came = (
-            (error.strerror or str(error)) if _has(folder) else "a folder without one" if _is_dir(folder) else "nothing"
-        )
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        came = "nothing"
+        if _has(folder):
+            came = getattr(error, "strerror", None) or str(error)
+        elif _is_dir(folder):
+            came = "a folder without one"
         raise BundleError(
             f"expected a bundle folder with {MANIFEST} at {shown_path(folder)}, came {came}; check the path"
         ) from error
@@ -192,11 +195,15 @@ def _inside(folder: Path, name: str) -> int:
 
 
 def _has(folder: Path) -> bool:
-    return len(str(folder)) <= LONGEST_PATH and (folder / MANIFEST).exists()
+    with contextlib.suppress(OSError, ValueError):  # a name that no file system takes
+        return (folder / MANIFEST).exists()
+    return False
 
 
 def _is_dir(folder: Path) -> bool:
-    return len(str(folder)) <= LONGEST_PATH and folder.is_dir()
+    with contextlib.suppress(OSError, ValueError):
+        return folder.is_dir()
+    return False
 
 
 def check_hash(folder: Path, name: str, entry: FileEntry) -> None:

@@ -5,6 +5,7 @@ first token: schema, files, sizes, hashes of the small files, what the graph rea
 exactly those of the state table. (`verify` also hashes the weights and runs the test vectors.)
 """
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
 from .alias import alias_candidates, proven_aliases
-from .errors import BundleError, InputError
+from .errors import BundleError, InputError, shown
 from .generate import GenerationOptions, merge_options
 from .manifest import Manifest, check_hash, read_manifest
 from .opening import Settings, remembers, start
@@ -140,7 +141,7 @@ def _kind(value: object) -> str:
 
 
 def load(
-    bundle: str | Path,
+    bundle: str | os.PathLike[str],
     *,
     threads: int | None = None,
     providers: Sequence[str] = ("CPUExecutionProvider",),
@@ -148,7 +149,7 @@ def load(
     spin: int | None = None,
     mapped: bool = False,
 ) -> Model:
-    """Load a bundle folder: the weights once, for any number of sessions.
+    """Load a bundle: the weights once, for any number of sessions. `bundle` is its folder, or an exported `Bundle`.
 
     `threads` None takes what `tune` found on this machine or leaves the choice to onnxruntime (the physical cores);
     `tuned` False ignores a tuning. `spin` bounds how many microseconds a thread waits busily for its next piece of work
@@ -157,9 +158,10 @@ def load(
     system can take back, for slower decoding; quantized weights ignore it. Raises BundleError if anything is wrong with
     the bundle, InputError for a bad option.
     """
-    if not isinstance(bundle, (str, Path)):
-        raise InputError(f"expected a bundle folder, came {bundle!r:.60}; pass its path")
-    folder, manifest = Path(bundle), read_manifest(bundle)
+    if not isinstance(bundle, (str, os.PathLike)) or not isinstance(os.fspath(bundle), str):
+        raise InputError(f"expected a bundle folder, came {shown(bundle)}; pass its path")
+    folder = Path(bundle)
+    manifest = read_manifest(folder)
     _check_version(manifest)
     for name, entry in manifest.files.items():
         if entry.bytes <= HASHED_AT_LOAD:
