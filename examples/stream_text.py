@@ -8,7 +8,11 @@ import sys
 
 import xlstm_edge_runtime as xr
 
-bundle, prompt = sys.argv[1], sys.argv[2]
+if len(sys.argv) != 3:
+    sys.exit(
+        "usage: python examples/stream_text.py BUNDLE PROMPT (a bundle: xlstm-edge export examples/shakespeare -o BUNDLE)"
+    )
+bundle, prompt = sys.argv[1:]
 model = xr.load(bundle)  # the weights, once
 print(prompt, end="")
 for piece in model.stream(prompt, max_tokens=60, temperature=0.7, top_p=0.9, seed=1, stop=["\n\n\n"]):

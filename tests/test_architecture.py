@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import xlstm_edge
@@ -21,7 +22,7 @@ FLOORS = {
     "runtime/xlstm_edge_runtime": {"numpy", "onnxruntime", "tokenizers", "xlstm_edge_runtime"},
     "exporters/xlstm_edge_exporters": {
         "numpy", "torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "yaml", "xlstm_edge_runtime", "xlstm_edge_exporters",
-        "xlstm", "transformers", "dacite",
+        "xlstm", "transformers", "tokenizers", "dacite",
     },
     "xlstm_edge": {
         "numpy", "onnxruntime", "typer", "rich", "matplotlib", "xlstm_edge_runtime", "xlstm_edge_exporters", "xlstm_edge",
@@ -188,3 +189,35 @@ def test_examples_run(example: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert len(result.stdout) > 40
+
+
+@pytest.mark.parametrize("example", ["stream_text.py", "branch_a_session.py"])
+def test_examples_say_how_they_are_called(example: str) -> None:
+    result = subprocess.run(
+        [sys.executable, ROOT / "examples" / example], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "runtime")},
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.startswith("usage: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_branch_example_gives_true_scores(tmp_path: Path) -> None:
+    xlstm_edge.export(SHIPPED, tmp_path / "bundle")
+    paths = os.pathsep.join(str(ROOT / part) for part in (".", "exporters", "runtime"))
+    result = subprocess.run(
+        [sys.executable, ROOT / "examples" / "branch_a_session.py", tmp_path / "bundle"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    model = xlstm_edge.load(tmp_path / "bundle")
+    prompt = model.encode("HAMLET.\nTo be, or not to be: that is the")
+    for line in result.stdout.splitlines():
+        option, score = re.fullmatch(r"'(.*)': log p (-[\d.]+),.*", line).groups()  # type: ignore[union-attr]  # matched or it fails
+        session, expected = model.session(), 0.0
+        logits = session.prefill(prompt)
+        for token in model.tokenizer.encode(option, special=False):
+            shifted = logits.astype(np.float64) - logits.max()
+            expected += shifted[token] - np.log(np.exp(shifted).sum())
+            logits = session.step(token)
+        assert abs(float(score) - expected) < 0.01
+    assert len(result.stdout.splitlines()) == 3

@@ -12,8 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from xlstm_edge import facade
+from xlstm_edge import facade, run
+from xlstm_edge.progress import until_done
+from xlstm_edge_runtime import Token, load
 
 from .command import Command, assert_nothing_written, assert_one_sentence
 from .conftest import BY_NAME, SHIPPED
@@ -99,6 +102,70 @@ def test_prompts_that_are_none(
     (tmp_path / "x").write_bytes(b"\xff\xfe")
     assert_one_sentence(command("run", shipped_bundle, "--file", tmp_path / "x"), 2)
     assert_one_sentence(command("run", shipped_bundle, "a", "--file", tmp_path / "x"), 2)
+
+
+def test_prompts_without_an_end_are_refused(
+    shipped_bundle: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")  # nobody writes: opening it would wait for ever
+    assert_one_sentence(command("run", shipped_bundle, "--file", tmp_path / "pipe"), 2)
+    assert_one_sentence(command("run", shipped_bundle, "--file", "/dev/zero"), 2)
+    assert_one_sentence(command("run", shipped_bundle, "--file", tmp_path), 2)
+    assert_one_sentence(command("run", shipped_bundle, "--file", "a\0b"), 2)
+    monkeypatch.setattr(run, "LARGEST_PROMPT", 1000)
+    (tmp_path / "long").write_bytes(b"a" * 1001)
+    assert_one_sentence(command("run", shipped_bundle, "--file", tmp_path / "long"), 2)
+    (tmp_path / "fits").write_bytes(b"a" * 1000)
+    assert command("run", shipped_bundle, "--file", tmp_path / "fits", "--max-tokens", 1).code == 0
+    with Path("/dev/zero").open("rb") as endless:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(endless.raw)))  # type: ignore[attr-defined]  # a FileIO
+        assert_one_sentence(command("run", shipped_bundle), 2)
+
+
+def test_stop_ids_from_the_command_line(shipped_bundle: Path, command: Command) -> None:
+    words = ("run", shipped_bundle, "To be", "--max-tokens", 8, "--json")
+    free = json.loads(command(*words).out)
+    assert free["usage"]["generated_tokens"] == 8
+    model = load(shipped_bundle)
+    ids = [
+        event.id for event in model.session().generate(model.encode("To be"), max_tokens=8) if isinstance(event, Token)
+    ]
+    stopped = json.loads(command(*words, "--stop-id", 10**6, "--stop-id", ids[5]).out)
+    assert stopped["finish_reason"] == "eos"
+    assert stopped["usage"]["generated_tokens"] == ids.index(ids[5])
+    assert free["text"].startswith(stopped["text"])
+    end = "<|endoftext|>"
+    forced = json.loads(command(*words, "--stop", end).out)
+    assert forced["text"] == free["text"]
+    assert_one_sentence(command("run", shipped_bundle, end, "--max-tokens", -1), 2)
+
+
+def test_long_prompts_show_how_far_they_are() -> None:
+    text, console = io.StringIO(), None
+    console = Console(file=text, force_terminal=True, width=80)
+    with until_done(console) as report:
+        report("prompt", 0, 200)
+        report("prompt", 200, 200)
+        text.seek(0)
+        text.truncate()
+        console.print("after")
+        assert "prompt" not in text.getvalue()  # the terminal is free again
+    text.seek(0)
+    text.truncate()
+    with until_done(console) as report:
+        report("prompt", 10, 20)
+    assert "10/20" in text.getvalue()
+
+
+def test_a_long_prompt_reports_and_a_short_one_does_not(shipped_bundle: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    for prompt in ("word " * 200, "To be"):
+        request = run.RunRequest(bundle=shipped_bundle, prompt=prompt, options={"max_tokens": 1})
+        result = run.run_bundle(request, None, lambda *words: told.append(words))
+    assert result["usage"]["generated_tokens"] == 1
+    assert told[0][:2] == ("prompt", 0)
+    assert told[-1][1] == told[-1][2] > 200
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The quality command against figures computed by hand."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -59,5 +60,10 @@ def test_bad_requests(bundles: dict[str, Path], command: Command, tmp_path: Path
     base = ("eval", bundles["int8"], "--against", bundles["float32"], "--text")
     assert_one_sentence(command(*base, tmp_path / "short"), 2)
     assert_one_sentence(command(*base, tmp_path / "none"), 2)
+    os.mkfifo(tmp_path / "pipe")  # nobody writes: reading it would wait for ever
+    for endless in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        assert_one_sentence(command(*base, endless), 2)
+        with pytest.raises(xlstm_edge.XlstmEdgeError):
+            read_ids(open_checkpoint(SHIPPED), Path(endless))
     assert_one_sentence(command("eval", tmp_path, "--against", bundles["float32"], "--text", TEXT), 2)
     assert_one_sentence(command("eval", bundles["int8"], "--against", tmp_path / "none", "--text", TEXT), 2)

@@ -1,4 +1,12 @@
-"""Sampling against slow, obviously right references."""
+"""Sampling against slow, obviously right references, and against a second implementation of its specification."""
+
+import json
+import math
+import shutil
+import subprocess
+from decimal import Decimal, getcontext
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from xlstm_edge_runtime import InputError, Sampler, SamplingOptions, VerificationError
+from xlstm_edge_runtime import InputError, Sampler, SamplingOptions, VerificationError, exact
 
 VOCAB = 50
 LOGITS = np.random.default_rng(0).normal(0, 2, VOCAB).astype(np.float32)
@@ -143,3 +151,155 @@ def test_one_nan_among_good_logits_is_seen() -> None:
     for temperature in (0.0, 1.0):
         with pytest.raises(VerificationError):
             Sampler(SamplingOptions(temperature=temperature, seed=0), VOCAB)(logits)
+
+
+GOLDEN = Path(__file__).parent / "golden" / "sampling.json"
+CASES: list[dict[str, Any]] = json.loads(GOLDEN.read_text())["cases"]
+
+
+def rule(vocab: int, salt: int, step: int) -> NDArray[np.float32]:
+    """The logits of a golden case, from integers alone."""
+    values = (np.arange(vocab, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(salt * 40503 + step * 97)) % (
+        1 << 32
+    )
+    return ((values >> np.uint64(16)).astype(np.float64) / 4096 - 8).astype(np.float32)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["options"]))
+def test_golden_ids(case: dict[str, Any]) -> None:
+    options = {**case["options"], "seed": int(case["options"]["seed"])}
+    options["logit_bias"] = {int(token): bias for token, bias in options.get("logit_bias", {}).items()}
+    sampler = Sampler(SamplingOptions(**options), case["vocab"], prompt=case["prompt"])
+    assert [sampler(rule(case["vocab"], case["salt"], t)) for t in range(len(case["ids"]))] == case["ids"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="JavaScript needs node")
+def test_the_specification_is_enough_for_another_language() -> None:
+    words = ["node", str(GOLDEN.with_suffix(".js")), str(GOLDEN)]
+    came = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert json.loads(came) == [case["ids"] for case in CASES]
+
+
+def test_random_numbers_are_splitmix64() -> None:
+    random = exact.SplitMix64(1234567)  # the published test vector of the algorithm
+    assert [random.next() for _ in range(5)] == [
+        6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821,
+    ]  # fmt: skip
+    random = exact.SplitMix64(0)
+    draws = [random.below(3) for _ in range(3000)]
+    assert set(draws) == {0, 1, 2}
+    assert min(draws.count(value) for value in range(3)) > 900
+
+
+def test_weights_are_the_exponential() -> None:
+    getcontext().prec = 40
+    x = np.concatenate([-np.random.default_rng(0).random(500) * 24, [0.0, -1e-300, -24.0, -24.0001, -np.inf, -1e308]])
+    came = exact.weights(x.copy())
+    for value, weight in zip(x, came, strict=True):
+        true = Decimal(float(value)).exp() * 2**32 if math.isfinite(value) else Decimal(0)
+        assert abs(int(weight) - true) <= 1 + true * Decimal("1e-10"), value
+    assert came[500] == 2**32
+    assert (came[-2:] == 0).all()
+
+
+def slow(logits: NDArray[np.float32], options: SamplingOptions, random: exact.SplitMix64) -> int:
+    """The specification, line by line, one id at a time."""
+    order = sorted(range(len(logits)), key=lambda i: (-float(logits[i]), i))[: options.top_k or None]
+    top = float(logits[order[0]])
+
+    def weight(x: float) -> int:
+        return int(exact.weights(np.array([x]))[0])
+
+    w = {i: weight(float(logits[i]) - top) for i in order}
+    if options.top_p < 1:
+        wanted, kept, total = options.top_p * float(sum(w.values())), [], 0
+        for i in order:
+            if total >= wanted:
+                break
+            kept.append(i)
+            total += w[i]
+        order = kept
+    order = [i for i in order if w[i] >= options.min_p * 2**32]
+    if options.temperature != 1:
+        w = {i: weight((float(logits[i]) - top) / options.temperature) for i in order}
+    r = random.below(sum(w[i] for i in order))
+    for i in sorted(order):
+        r -= w[i]
+        if r < 0:
+            return i
+    raise AssertionError
+
+
+@given(
+    st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 1.0, 3.0]) | st.floats(-30, 30, width=32), min_size=1, max_size=200),
+    st.sampled_from([0, 1, 2, 5, 64, 70]), st.sampled_from([1.0, 0.9, 0.5, 1e-9]), st.sampled_from([0.0, 0.05, 1.0]),
+    st.sampled_from([1.0, 0.3, 2.0, 1e-300]), st.integers(0, 2**64 - 1),
+)  # fmt: skip
+@settings(deadline=None, max_examples=200)
+def test_ids_follow_the_specification(
+    values: list[float], top_k: int, top_p: float, min_p: float, temperature: float, seed: int
+) -> None:
+    logits = np.array(values, np.float32)
+    options = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    sampler, random = Sampler(options, len(values)), exact.SplitMix64(seed)
+    for _ in range(3):
+        assert sampler(logits) == slow(logits, options, random)
+
+
+def test_candidates_are_ordered_by_their_logits_not_by_rounded_differences() -> None:
+    logits = np.array([0.0, 3.0, 1e-30], np.float32)  # 1e-30 - 3 is -3 in doubles
+    sampler = Sampler(SamplingOptions(temperature=1.0, top_p=0.93, seed=0), 3)
+    assert {sampler(logits) for _ in range(200)} == {1, 2}
+
+
+@pytest.mark.parametrize("vocab", [3, 65, 5000])
+def test_ties_go_to_the_lower_id(vocab: int) -> None:
+    logits = np.zeros(vocab, np.float32)
+    assert Sampler(SamplingOptions(), vocab)(logits) == 0
+    seen = {Sampler(SamplingOptions(temperature=1.0, top_k=2, seed=seed), vocab)(logits) for seed in range(40)}
+    assert seen == {0, 1}
+    nucleus = SamplingOptions(temperature=1.0, top_p=1.5 / vocab, seed=0)
+    sampler = Sampler(nucleus, vocab)
+    assert {sampler(logits) for _ in range(40)} == {0, 1}
+
+
+def test_without_a_seed_each_run_is_another() -> None:
+    runs = {tuple(Sampler(SamplingOptions(temperature=1.0), VOCAB)(LOGITS) for _ in range(2)) for _ in range(40)}
+    assert len(runs) > 5
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.7])
+def test_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+    import torch
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    prompt = [3, 7, 7, 12, 49, 3]
+    sampler = Sampler(SamplingOptions(repetition_penalty=penalty, penalty_window=1000), VOCAB, prompt=prompt)
+    ids, processor = list(prompt), RepetitionPenaltyLogitsProcessor(penalty)
+    for step in range(30):
+        logits = np.random.default_rng(step).normal(0, 0.5, VOCAB).astype(np.float32)
+        scores = processor(torch.tensor([ids]), torch.tensor(logits[None]))[0].numpy()
+        token = sampler(logits)
+        assert token == int(scores.argmax())
+        ids.append(token)
+
+
+def test_the_window_is_the_last_tokens_of_prompt_and_text() -> None:
+    options = SamplingOptions(presence_penalty=0.1, frequency_penalty=1.0, penalty_window=5)
+    sampler, ids = Sampler(options, VOCAB, prompt=[1, 2, 1, 3, 4, 4, 1]), [1, 2, 1, 3, 4, 4, 1]
+    for step in range(200):
+        logits = np.random.default_rng(step).normal(0, 1, VOCAB).astype(np.float32)
+        expected = logits.astype(np.float64)
+        for token in set(ids[-5:]):
+            expected[token] -= 0.1 + ids[-5:].count(token)
+        ids.append(sampler(logits))
+        assert ids[-1] == int(expected.astype(np.float32).argmax())
+    nothing = Sampler(SamplingOptions(frequency_penalty=9.0, penalty_window=0), VOCAB, prompt=[int(LOGITS.argmax())])
+    assert nothing(LOGITS) == nothing(LOGITS) == int(LOGITS.argmax())
+
+
+def test_a_ban_of_everything_is_refused() -> None:
+    with pytest.raises(InputError, match="ban of all"):
+        Sampler(SamplingOptions(banned=range(4)), 4)
+    with pytest.raises(InputError, match="ban of all"):
+        Sampler(SamplingOptions(banned=[0, 1], logit_bias={2: -math.inf}), 4, late=[3])

@@ -29,9 +29,9 @@ def stack(model_of: ModelOf) -> xr.Model:
     return model_of(BY_NAME["a3-mixed"], "ort")
 
 
-def test_outputs_are_read_only_views_of_the_right_shape(model: xr.Model, stack: xr.Model) -> None:
+def test_outputs_are_of_the_right_shape(model: xr.Model, stack: xr.Model) -> None:
     logits = model.session().prefill([5, 17, 3])
-    assert (logits.shape, logits.dtype, logits.flags.writeable) == ((97,), np.float32, False)
+    assert (logits.shape, logits.dtype, logits.flags.writeable) == ((97,), np.float32, True)
     hidden = stack.session().step(np.ones(28, np.float32))
     assert (hidden.shape, hidden.dtype) == ((28,), np.float32)
 
@@ -91,7 +91,12 @@ def test_a_snapshot_of_another_checkpoint_is_refused(model: xr.Model, stack: xr.
         stack.session().load(tmp_path / "state")
 
 
-@pytest.mark.parametrize("bad", [[97], [-1], [1.5], ["a"], [[1, 2]], [True], [2**70], "abc", None, [None]], ids=repr)
+BAD_TOKENS: list[Any] = [
+    [97], [-1], [1.5], ["a"], [[1, 2]], [True], [2**70], "abc", None, [None], [10**5000], [[]] * 9,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD_TOKENS, ids=range(len(BAD_TOKENS)))
 def test_bad_tokens_are_refused_and_change_nothing(bad: Any, model: xr.Model) -> None:
     session = model.session()
     with pytest.raises(xr.InputError, match="expected"):
@@ -149,7 +154,7 @@ def test_generation_streams_events_and_continues(model: xr.Model) -> None:
 
 def test_text_needs_a_tokenizer(model: xr.Model) -> None:
     with pytest.raises(xr.InputError, match="without"):
-        next(model.stream("hello"))
+        model.stream("hello")
 
 
 def test_mapped_weights_compute_the_same(model: xr.Model) -> None:

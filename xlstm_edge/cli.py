@@ -20,7 +20,7 @@ from .bench import bench_bundle, parse_depths
 from .bench_report import bench_table, plot_depths
 from .demo import run_demo
 from .evaluate import evaluate, evaluate_table, plot
-from .progress import bars
+from .progress import bars, until_done
 from .report import check_plot_path, facts_table, state_table
 from .run import RunRequest, read_prompt, run_bundle
 from .terminal import err, guarded, instant_interrupt, note, plain, print_json, show, write_foreign
@@ -66,6 +66,7 @@ def export(
     target_mb: options.TargetMB = None,
     target_bpw: options.TargetBPW = None,
     recipe: options.Recipe = None,
+    tokenizer: options.Tokenizer = None,
     all_logits: options.AllLogits = None,
     force: options.Force = False,
     as_json: JsonOption = False,
@@ -98,6 +99,7 @@ def verify(
     against: Annotated[Path | None, typer.Option(help="Also compare with the checkpoint it came from.")] = None,
     prefix: options.Prefix = None,
     weights: options.Weights = None,
+    tokenizer: options.Tokenizer = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -109,9 +111,8 @@ def verify(
     with bars(err) as progress:
         if against is not None:
             _load_exporters(progress)
-        checks = facade.verify(
-            bundle, against=against, prefix=prefix, weights=weights, threads=threads, progress=progress
-        )
+        place = {"prefix": prefix, "weights": weights, "tokenizer": tokenizer}
+        checks = facade.verify(bundle, against=against, **place, threads=threads, progress=progress)
     if as_json:
         print_json({"ok": True, "checks": [{"name": c.name, "detail": c.detail} for c in checks]})
         return
@@ -147,19 +148,18 @@ def inspect(
 @app.command()
 def run(
     bundle: BundleArgument,
-    prompt: Annotated[str | None, typer.Argument(help="Prompt; - reads it from standard input.")] = None,
-    file: Annotated[
-        str | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is standard input.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")] = 256,
-    temperature: Annotated[float | None, typer.Option("--temperature", "-t", help="0 is greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this share.")] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Keep tokens at least this fraction as likely as the best.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given several times.")] = None,
+    prompt: options.Prompt = None,
+    file: options.PromptFile = None,
+    max_tokens: options.MaxTokens = 256,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    stop_id: options.StopId = None,
+    ignore_eos: options.IgnoreEos = False,
+    echo: options.Echo = None,
     threads: ThreadsOption = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Print speed and memory to standard error at the end.")
@@ -171,15 +171,19 @@ def run(
 
     Example: `xlstm-edge run bundle "ROMEO." --max-tokens 100 --temperature 0.8 --seed 1`
     """
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    given |= {"max_tokens": max_tokens, "stop_ids": stop_id, "ignore_eos": ignore_eos}
     request = RunRequest(
         bundle=bundle,
         prompt=read_prompt(prompt, file),
-        options={"max_tokens": max_tokens, **{k: v for k, v in sampling.items() if v is not None}},
+        options=given,
         stop=tuple(stop or ()),
         threads=threads,
     )
-    result = run_bundle(request, None if as_json else write_foreign)
+    if (sys.stdout.isatty() if echo is None else echo) and not as_json:
+        write_foreign(request.prompt)
+    with until_done(err) as progress:
+        result = run_bundle(request, None if as_json else write_foreign, progress)
     if as_json:
         print_json(result)
     elif stats:

@@ -19,6 +19,7 @@ from xlstm_edge_runtime.manifest import read_manifest
 
 from . import facade
 from .report import figure, human
+from .run import IdText, read_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 LEAST = 32
+LARGEST_TEXT = 64 << 20
 MARKERS = "os^vD<>P"
 
 
@@ -168,16 +170,9 @@ def _check_takes_ids(model: Model) -> None:
 
 def _read_ids(model: Model, path: Path, tokens: int) -> NDArray[np.int64]:
     """The text's first ids, one more than are predicted; spaced ids where the bundle has no tokenizer."""
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a UTF-8 text at {path}, came none; check the path") from error
-    if model.manifest.tokenizer.kind != "none":
-        ids = model.encode(content)
-    else:
-        from .run import IdText  # noqa: PLC0415  # only for bundles without a tokenizer
-
-        ids = IdText(model.output_width).encode(content)
+    content = read_text(path, limit=LARGEST_TEXT)
+    has_text = model.manifest.tokenizer.kind != "none"
+    ids = model.encode(content) if has_text else IdText(model.output_width).encode(content)
     if len(ids) < LEAST:
         raise InputError(f"expected a text of {LEAST} tokens or more, came {len(ids)}; use a longer one")
     return np.asarray(model.check_inputs(ids[: tokens + 1]))

@@ -48,15 +48,17 @@ def export(
     what stands before its tensors' names, and `weights` the file of a folder, the key inside a torch file, or FILE:KEY.
     `options` are the fields of `xlstm_edge_exporters.recipe.Recipe`: flavour ("ort" or "portable"), chunk (most tokens of
     one call, ort only), all_logits, quantize ("int8", "int4", "mixed"), method ("rtn", "gptq"), calibrate (a text file),
-    group_size, embedding_bits, head_bits, keep ({pattern: bits}), target_mb, target_bpw. They override those of the TOML
-    file `recipe`. Raises an XlstmEdgeError and writes nothing if anything is wrong.
+    group_size, embedding_bits, head_bits, keep ({pattern: bits}), target_mb, target_bpw, tokenizer (a file, "byte" or
+    "none"). They override those of the TOML file `recipe`. The bundle's `notes` say in a line each what else there is to
+    know, as that it has no text. Raises an XlstmEdgeError and writes nothing if anything is wrong.
     """
     chosen = check_export(bundle, recipe=recipe, force=force, **options)
     source = open_checkpoint(checkpoint, prefix=prefix, weights=weights)
     from xlstm_edge_exporters.export import export_checkpoint  # noqa: PLC0415  # loads torch
 
-    manifest = export_checkpoint(source, bundle, chosen, force=force, progress=progress or _silent)
-    return Bundle(Path(bundle), manifest, tuple(source.notes.lines()))
+    notes = list(source.notes.lines())
+    manifest = export_checkpoint(source, bundle, chosen, force=force, progress=progress or _silent, note=notes.append)
+    return Bundle(Path(bundle), manifest, tuple(notes))
 
 
 def check_export(
@@ -79,19 +81,22 @@ def verify(
     against: str | Path | None = None,
     prefix: str | None = None,
     weights: str | None = None,
+    tokenizer: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Check]:
     """All checks of a bundle, also against its checkpoint if given; VerificationError for the first that fails.
 
-    `prefix` and `weights` as they were for the export.
+    `prefix`, `weights` and `tokenizer` as they were for the export.
     """
-    checks = list(verify_bundle(bundle, threads=threads))
+    report, checks = progress or _silent, list[Check]()
+    report("verifying", 0, 0)
+    checks += verify_bundle(bundle, threads=threads)
     if against is not None:
         source = open_checkpoint(against, prefix=prefix, weights=weights)
         from xlstm_edge_exporters.verify import verify_against  # noqa: PLC0415  # loads torch
 
-        checks += verify_against(bundle, source, threads=threads, progress=progress or _silent)
+        checks += verify_against(bundle, source, tokenizer=tokenizer, threads=threads, progress=report)
     return checks
 
 

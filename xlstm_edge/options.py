@@ -78,6 +78,41 @@ AllLogits = Annotated[
     bool | None, typer.Option("--all-logits", help="Return the logits of every token, not only the last.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        help="A tokenizer.json, **byte** (ids are the bytes of UTF-8) or **none**.",
+        metavar="FILE|byte|none",
+        show_default="the checkpoint's own",
+    ),
+]
+
+Prompt = Annotated[str | None, typer.Argument(help="Prompt; - reads it from standard input.")]
+PromptFile = Annotated[
+    str | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is standard input.")
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", "-t", help="0 is greedy.", show_default="the bundle's, else 0")
+]
+TopK = Annotated[
+    int | None, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.", show_default="the bundle's, else 0")
+]
+TopP = Annotated[
+    float | None, typer.Option(help="Keep the likeliest tokens up to this share.", show_default="the bundle's, else 1")
+]
+MinP = Annotated[
+    float | None,
+    typer.Option(help="Keep tokens at least this fraction as likely as the best.", show_default="the bundle's, else 0"),
+]
+Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable, on any machine.", show_default="random")]
+Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given several times.")]
+StopId = Annotated[list[int] | None, typer.Option(help="Stop at this token id, too; may be given several times.")]
+Echo = Annotated[
+    bool | None,
+    typer.Option("--echo/--no-echo", help="Print the prompt before its continuation.", show_default="on a terminal"),
+]
+IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Do not stop at the bundle's own stop ids.")]
 
 
 def patterns(words: list[str]) -> dict[str, int]:

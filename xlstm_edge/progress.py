@@ -36,6 +36,23 @@ def bars(console: Console) -> Iterator[Report]:
         _finish(progress)
 
 
+@contextlib.contextmanager
+def until_done(console: Console) -> Iterator[Report]:
+    """As `bars`, from the first report until a stage is complete: afterwards the terminal belongs to what is printed."""
+    with contextlib.ExitStack() as stack:
+        shown: list[Report] = []
+
+        def report(stage: str, done: int, total: int) -> None:
+            if not shown:
+                shown.append(stack.enter_context(bars(console)))
+            shown[0](stage, done, total)
+            if done >= total:
+                stack.close()
+                shown.clear()
+
+        yield report
+
+
 def _finish(progress: Progress) -> None:
     """A stage that could not tell how long it takes is over when the next begins."""
     for task in progress.tasks:

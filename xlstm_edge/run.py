@@ -1,21 +1,31 @@
-"""`run`: a prompt from somewhere, streamed text to somewhere, statistics at the end."""
+"""`run`: a prompt from somewhere, streamed text to somewhere, statistics at the end.
+
+A prompt is read whole, up to `LARGEST_PROMPT` bytes, because where a text may be cut without changing its ids depends on
+the tokenizer; its ids are fed in pieces, with progress.
+"""
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from xlstm_edge_runtime import Finish, Model, Piece, load, stream_text
+from xlstm_edge_runtime import Finish, Piece, load, stream_text
 from xlstm_edge_runtime.errors import InputError
 
 from .report import peak_memory
 
+LARGEST_PROMPT = 16 << 20
+PART = 1 << 20
+LONGEST_ID = 20  # digits
+
+Report = Callable[[str, int, int], None]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """What to run; `options` go to `generate` over the bundle's own defaults."""
+    """What to run; `options` go to `stream_text` over the bundle's own defaults."""
 
     bundle: Path
     prompt: str
@@ -27,16 +37,23 @@ class RunRequest:
 class IdText:
     """Stands in for the tokenizer of a bundle that has none: the text is token ids, spaced."""
 
+    begins_texts = False
+
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
-        self.tokenizer = self
 
-    def encode(self, text: str) -> list[int]:
+    @property
+    def added(self) -> Mapping[str, int]:
+        """None."""
+        return {}
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Ids between spaces or commas."""
+        del special  # there are none
         parts = re.split(r"[\s,]+", text.strip())
-        if not all(part.isdecimal() for part in parts):
+        if not all(part.isascii() and part.isdecimal() and len(part) < LONGEST_ID for part in parts):
             raise InputError(
-                f"expected token ids like '5 17 3' (this bundle has no tokenizer), came {text!r:.40}; pass ids"
+                f"expected token ids like '5 17 3' (this bundle has no tokenizer), came {text[:40]!a}; pass ids"
             )
         return [int(part) for part in parts]
 
@@ -44,8 +61,14 @@ class IdText:
         """Ids, spaced."""
         return " ".join(map(str, ids))
 
-    def stream(self) -> "IdText":
+    def special_text(self, token: int) -> str:
+        """Nothing."""
+        del token
+        return ""
+
+    def stream(self, prompt: Sequence[int] = ()) -> "IdText":
         """Itself: nothing is held back."""
+        del prompt
         return self
 
     def push(self, token: int) -> str:
@@ -62,16 +85,21 @@ def read_prompt(prompt: str | None, file: str | None) -> str:
     if prompt is not None and file is not None:
         raise InputError("expected a prompt or --file, came both; pass one of them")
     if file is not None and file != "-":
-        return _read_file(Path(file))
+        return _not_empty(read_text(Path(file), "a prompt"))
     if prompt is not None and prompt != "-":
         return _not_empty(prompt)
     if prompt is None and file is None and sys.stdin.isatty():
         raise InputError("expected a prompt, came none; pass it as an argument, with --file, or on standard input")
-    return _not_empty(_decode(sys.stdin.buffer.read(), "standard input"))
+    return _not_empty(_decode(_read(sys.stdin.buffer, "standard input"), "standard input"))
 
 
-def run_bundle(request: RunRequest, write: Callable[[str], Any] | None) -> dict[str, Any]:
-    """Stream to `write` if given; returns text, finish reason, usage, speed and memory."""
+def run_bundle(
+    request: RunRequest, write: Callable[[str], Any] | None, progress: Report | None = None
+) -> dict[str, Any]:
+    """Stream to `write` if given; returns text, finish reason, usage, speed and memory.
+
+    `progress("prompt", done, total)` is told of prompts longer than one call of the graph.
+    """
     model = load(request.bundle, threads=request.threads)
     if not model.takes_ids:
         raise InputError(
@@ -80,10 +108,16 @@ def run_bundle(request: RunRequest, write: Callable[[str], Any] | None) -> dict[
     texts: list[str] = []
     finish: Finish | None = None
     session = model.session()
-    source: Model | IdText = IdText(model.output_width) if model.manifest.tokenizer.kind == "none" else model
-    for event in stream_text(
-        session, source, request.prompt, stop=request.stop, **model.generation_options(request.options)
-    ):
+
+    def on_prompt(done: int, total: int) -> None:
+        if progress is not None and total > model.chunk:
+            progress("prompt", done, total)
+
+    tokenizer = IdText(model.output_width) if model.manifest.tokenizer.kind == "none" else None
+    events = stream_text(
+        session, request.prompt, stop=request.stop, tokenizer=tokenizer, on_prompt=on_prompt, **request.options
+    )
+    for event in events:
         if isinstance(event, Piece):
             if write is None:
                 texts.append(event.text)
@@ -116,18 +150,42 @@ def _summary(finish: Finish, text: str, state_bytes: int) -> dict[str, Any]:
     }
 
 
-def _read_file(path: Path) -> str:
+def read_text(path: Path, what: str = "a text", limit: int | None = None) -> str:
+    """A UTF-8 file, whole; InputError for what is no regular file or larger than `limit` bytes (LARGEST_PROMPT)."""
+    where = f"{str(path)[:200]!a}"
     try:
-        return _not_empty(_decode(path.read_bytes(), str(path)))
+        if path.exists() and not path.is_file():  # a pipe that nobody writes to would make `open` wait for ever
+            raise InputError(f"expected {what} in a file at {where}, came no regular file; pass another")
+        with path.open("rb") as file:
+            return _decode(_read(file, str(path), limit), str(path))
     except OSError as error:
-        raise InputError(f"expected a prompt file at {path}, came {error.strerror}; check the path") from error
+        raise InputError(f"expected {what} in a file at {where}, came {error.strerror}; check the path") from error
+    except ValueError as error:  # a zero byte
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"expected {what} in a file, came {where}, which is no path; check the path") from error
+
+
+def _read(file: BinaryIO, where: str, limit: int | None = None) -> bytes:
+    """All of it, bounded: a source may have no end."""
+    parts: list[bytes] = []
+    size, limit = 0, LARGEST_PROMPT if limit is None else limit
+    while part := file.read(PART):
+        size += len(part)
+        if size > limit:
+            raise InputError(
+                f"expected at most {limit:,} bytes of text, came more in {where[:200]!a}; shorten it, "
+                "or feed it to a session from Python"
+            )
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _decode(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"expected UTF-8 text in {where}, came other bytes; convert it") from error
+        raise InputError(f"expected UTF-8 text in {where[:200]!a}, came other bytes; convert it") from error
 
 
 def _not_empty(prompt: str) -> str:

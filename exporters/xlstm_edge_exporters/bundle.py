@@ -5,7 +5,6 @@ Everything goes into a temporary folder beside the target, which takes its place
 by the next export.
 """
 
-import shutil
 from collections.abc import Mapping
 from functools import partial
 from math import prod
@@ -46,17 +45,19 @@ def write_bundle(
     plan: Plan | None = None,
     quantizer: Quantizer = round_to_nearest,
     recipe: Mapping[str, Any] | None = None,
+    text: TextSide | None = None,
     force: bool = False,
     progress: Progress = no_progress,
 ) -> Manifest:
     """Export `checkpoint` to the folder `out`; refuses an existing one unless `force` and it is a bundle itself.
 
-    `plan` names the tensors to quantize, `quantizer` does it, `recipe` goes into the manifest to say how.
+    `plan` names the tensors to quantize, `quantizer` does it, `recipe` goes into the manifest to say how, `text` is
+    the tokenizer with what belongs to it (None: what the checkpoint has beside it).
     """
     refuse_target(Path(out), force)
     out = Path(out).resolve()
     _audit(checkpoint)
-    text = text_side(checkpoint)
+    text = text or text_side(checkpoint)
     with placed(out, force) as folder:
         progress("tracing", 0, 0)
         model = trace(checkpoint.spec, options)
@@ -65,8 +66,8 @@ def write_bundle(
         groups = {name: scheme.group for name, scheme in (plan or {}).items()}
         vectors = make_vectors(checkpoint.spec, stored, groups, chunk=options.chunk, progress=progress)
         (folder / VECTORS).write_text(vectors_json(vectors), encoding="utf-8")
-        if text.file is not None and text.info.file is not None:
-            shutil.copyfile(text.file, folder / text.info.file)
+        if text.document is not None and text.info.file is not None:
+            (folder / text.info.file).write_bytes(text.document)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
         manifest = describe(checkpoint, options, text, files, _quantization(plan or {}, recipe or {}))
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

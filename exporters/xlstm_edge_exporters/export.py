@@ -7,74 +7,103 @@ from numpy.typing import NDArray
 
 from xlstm_edge_runtime.errors import InputError
 from xlstm_edge_runtime.manifest import Manifest
-from xlstm_edge_runtime.tokenizer import load_tokenizer
 
 from .bundle import write_bundle
 from .checkpoints import Checkpoint
 from .quantize.budget import spend_budget
 from .quantize.calibrate import calibration_batch, quantize_with_gptq
-from .quantize.plan import make_plan
+from .quantize.plan import Plan, make_plan
 from .quantize.scheme import Packed, Scheme
 from .quantize.sources import Quantizer, round_searched
 from .recipe import Recipe
 from .reference import Progress, no_progress
-from .special import text_side
+from .special import Note, TextSide, no_note, text_side
 from .trace import GraphOptions
 from .weights import FloatArray
 
+LONGEST_ID = 20  # digits
+LARGEST_TEXT = 64 << 20
+
 
 def export_checkpoint(
-    checkpoint: Checkpoint, out: str | Path, recipe: Recipe, *, force: bool = False, progress: Progress = no_progress
+    checkpoint: Checkpoint,
+    out: str | Path,
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    progress: Progress = no_progress,
+    note: Note = no_note,
 ) -> Manifest:
-    """Write the bundle that `recipe` describes; raises an XlstmEdgeError and writes nothing if anything is wrong."""
+    """Write the bundle that `recipe` describes; raises an XlstmEdgeError and writes nothing if anything is wrong.
+
+    `note` is told in a line what a user should know of a bundle that was written all the same.
+    """
+    notes: list[str] = []
+    text = text_side(checkpoint, recipe.tokenizer, notes.append)
     flavour = "ort" if recipe.flavour == "ort" else "portable"
     chunk = recipe.chunk if flavour == "ort" else 1
     options = GraphOptions(flavour=flavour, chunk=chunk, all_logits=recipe.all_logits)  # type: ignore[arg-type]  # one of two
-    if recipe.quantize is None:
-        return write_bundle(checkpoint, out, options, force=force, progress=progress)
-    choices = recipe.quantize_options()
-    plan = make_plan(checkpoint.spec, checkpoint.weights, choices)
+    plan: Plan | None = None
     quantizer: Quantizer = round_searched
-    if recipe.calibrate is not None:
-        ids = calibration_batch(read_ids(checkpoint, Path(recipe.calibrate)))
-        if recipe.quantize == "mixed":
-            fixed = {name for name in plan if choices.by_hand(name, tied=checkpoint.spec.tied)}
-            targets = {"mb": recipe.target_mb, "bpw": recipe.target_bpw}
-            plan = spend_budget(checkpoint, plan, ids, **targets, fixed=fixed, progress=progress)
-        if recipe.chosen_method == "gptq":
-            packed = quantize_with_gptq(checkpoint.spec, checkpoint.weights, plan, ids, progress=progress)
-
-            def take(name: str, _matrix: FloatArray, _scheme: Scheme) -> Packed:
-                return packed[name]
-
-            quantizer = take
-    return write_bundle(
+    if recipe.quantize is not None:
+        plan, quantizer = _quantized(checkpoint, recipe, text, progress)
+    manifest = write_bundle(
         checkpoint,
         out,
         options,
         plan=plan,
         quantizer=quantizer,
         recipe=recipe.as_dict(),
+        text=text,
         force=force,
         progress=progress,
     )
+    for line in notes:
+        note(line)
+    return manifest
 
 
-def read_ids(checkpoint: Checkpoint, path: Path) -> NDArray[np.int64]:
-    """Token ids of a text file, through the checkpoint's own tokenizer; ids between spaces where it has none."""
+def _quantized(checkpoint: Checkpoint, recipe: Recipe, text: TextSide, progress: Progress) -> tuple[Plan, Quantizer]:
+    """How many bits each tensor gets, and what rounds it."""
+    choices = recipe.quantize_options()
+    plan = make_plan(checkpoint.spec, checkpoint.weights, choices)
+    if recipe.calibrate is None:
+        return plan, round_searched
+    ids = calibration_batch(read_ids(checkpoint, Path(recipe.calibrate), text))
+    if recipe.quantize == "mixed":
+        fixed = {name for name in plan if choices.by_hand(name, tied=checkpoint.spec.tied)}
+        targets = {"mb": recipe.target_mb, "bpw": recipe.target_bpw}
+        plan = spend_budget(checkpoint, plan, ids, **targets, fixed=fixed, progress=progress)
+    if recipe.chosen_method != "gptq":
+        return plan, round_searched
+    packed = quantize_with_gptq(checkpoint.spec, checkpoint.weights, plan, ids, progress=progress)
+
+    def take(name: str, _matrix: FloatArray, _scheme: Scheme) -> Packed:
+        return packed[name]
+
+    return plan, take
+
+
+def read_ids(checkpoint: Checkpoint, path: Path, side: TextSide | None = None) -> NDArray[np.int64]:
+    """Token ids of a text file, as the exported model would be given them; ids between spaces without a tokenizer."""
     if checkpoint.spec.vocab_size is None:
         raise InputError(
             "expected a model that takes tokens for calibration, came a stack of float vectors; use method rtn"
         )
     try:
+        if not path.is_file() or path.stat().st_size > LARGEST_TEXT:  # no pipe, no device: they may have no end
+            raise InputError(
+                f"expected a file of at most {LARGEST_TEXT:,} bytes at {str(path)[:200]!a}, came another; check the path"
+            )
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a UTF-8 text at {path}, came none; check the path") from error
-    side = text_side(checkpoint)
+        raise InputError(f"expected a UTF-8 text at {str(path)[:200]!a}, came none; check the path") from error
+    side = side or text_side(checkpoint)
+    vocab = checkpoint.spec.vocab_size
     if side.info.kind != "none":
-        return np.array(load_tokenizer(side.info.kind, side.file).encode(text), np.int64)
+        return np.array(side.encode(text, vocab), np.int64)
     words = text.split()
-    if not all(word.isdecimal() and int(word) < checkpoint.spec.vocab_size for word in words):
+    if not all(word.isascii() and word.isdecimal() and len(word) < LONGEST_ID and int(word) < vocab for word in words):
         raise InputError(
             f"expected token ids in {path} (the checkpoint has no tokenizer), came text; write ids, spaced"
         )

@@ -32,6 +32,7 @@ class Recipe:
     """`quantize` None keeps float32; `mixed` needs `calibrate` and spends `target_mb` (or bits per weight) best.
 
     `method` None means gptq where there is a text to calibrate on, rtn (round to nearest) where there is none.
+    `tokenizer` is "byte", "none" or a tokenizer.json; None takes what the checkpoint has beside it.
     `group_size` None means 32 for rtn (128 for int8) and 256 for gptq, which holds the quality at the larger, faster group.
     """
 
@@ -47,6 +48,7 @@ class Recipe:
     target_mb: float | None = None
     target_bpw: float | None = None
     keep: Mapping[str, int] = field(default_factory=dict)
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         if self.flavour not in ("ort", "portable"):
@@ -103,7 +105,8 @@ class Recipe:
         """What differs from the defaults, for the manifest; the calibration text by its name only."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain = {name: value for name, value in values.items() if value not in (None, {}, False)}
-        return plain | ({"calibrate": Path(self.calibrate).name} if self.calibrate else {})
+        paths = {"calibrate": self.calibrate, "tokenizer": self.tokenizer}
+        return plain | {name: Path(value).name for name, value in paths.items() if value}
 
 
 def read_recipe(path: str | Path | None, given: Mapping[str, Any]) -> Recipe:
@@ -111,13 +114,14 @@ def read_recipe(path: str | Path | None, given: Mapping[str, Any]) -> Recipe:
     values: dict[str, Any] = {}
     if path is not None:
         values = _read_toml(Path(path))
-        if "calibrate" in values:
-            values["calibrate"] = str(Path(path).parent / values["calibrate"])
+        for name in ("calibrate", "tokenizer"):
+            if values.get(name, "none") not in ("byte", "none"):
+                values[name] = str(Path(path).parent / values[name])
     recipe = Recipe(**{**values, **{name: value for name, value in given.items() if value is not None}})
     if recipe.quantize is not None:
         recipe.quantize_options()  # its own checks, before anything is loaded
     if recipe.calibrate is not None and not Path(recipe.calibrate).is_file():
-        raise InputError(f"expected a UTF-8 text at {shown(recipe.calibrate)}, came none; check the path")
+        raise InputError(f"expected a UTF-8 text at {shown_path(recipe.calibrate)}, came none; check the path")
     return recipe
 
 

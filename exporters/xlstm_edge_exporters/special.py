@@ -2,110 +2,162 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlstm_edge_runtime.errors import CheckpointError, InputError
+from xlstm_edge_runtime.errors import BundleError, CheckpointError, InputError, shown_path
 from xlstm_edge_runtime.manifest import SpecialTokens, TokenizerInfo
+from xlstm_edge_runtime.reading import read_bytes
 from xlstm_edge_runtime.sampling import SamplingOptions
-from xlstm_edge_runtime.tokenizer import kind_of, load_tokenizer
+from xlstm_edge_runtime.tokenizer import ByteTokenizer, HuggingFaceTokenizer, Tokenizer, encode_text
 
 from .checkpoints import Checkpoint
+from .convert import TOKENIZER, convert_tokenizer, find
 
-TOKENIZER = "tokenizer.json"
 SAMPLING_KEYS = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "repetition_penalty": float}
+SETTINGS = ("generation_config.json", "config.json", "tokenizer_config.json", "special_tokens_map.json")
 BYTE_VOCABULARY = 256
+LARGEST_TOKENIZER, LARGEST_SETTINGS = 128 << 20, 16 << 20
+
+Note = Callable[[str], None]
+
+
+def no_note(_line: str) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextSide:
-    """What a bundle needs to turn text into ids and back; `file` is the tokenizer to copy."""
+    """What a bundle needs to turn text into ids and back; `document` is the content of its tokenizer.json."""
 
     info: TokenizerInfo
-    file: Path | None = None
+    document: bytes | None = None
     special: SpecialTokens = field(default_factory=SpecialTokens)
     sampling: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Ready to use; None where there is no text."""
+        if self.document is not None:
+            return HuggingFaceTokenizer(json.loads(self.document))
+        return ByteTokenizer() if self.info.kind == "byte" else None
 
-def text_side(checkpoint: Checkpoint) -> TextSide:
-    """Collect it; CheckpointError for a tokenizer that does not fit the model."""
+    def encode(self, text: str, vocab_size: int) -> list[int]:
+        """The ids that the exported model will be given for a text."""
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            raise InputError("expected a checkpoint with a tokenizer, came one without; write ids")
+        return encode_text(tokenizer, text, vocab_size, bos=self.special.bos if self.special.add_bos else None)
+
+
+def text_side(checkpoint: Checkpoint, choice: str | None = None, note: Note = no_note) -> TextSide:
+    """Collect it; `note` is told in a line if the bundle has no text, or of what was converted.
+
+    `choice` is "byte" (ids are the bytes of UTF-8), "none", a tokenizer.json, or None: what the checkpoint has beside it.
+    CheckpointError for a tokenizer that does not fit the model.
+    """
     vocab = checkpoint.spec.vocab_size
     if vocab is None:
+        if choice not in (None, "none"):
+            raise InputError("expected no tokenizer for a stack of float vectors, came one; leave --tokenizer out")
         return TextSide(TokenizerInfo(kind="none"))
-    file = _find(checkpoint.folder, TOKENIZER)
-    settings = [
-        _read(checkpoint.folder, name) for name in ("generation_config.json", "config.json", "tokenizer_config.json")
-    ]
-    settings.append(_read(checkpoint.folder, "special_tokens_map.json"))
-    if file is None:
-        kind = "byte" if vocab == BYTE_VOCABULARY else "none"
-        return TextSide(TokenizerInfo(kind=kind), None, _special(settings, {}, vocab), _sampling(settings[0]))  # type: ignore[arg-type]
-    try:
-        kind, ids = kind_of(file), _token_ids(file)
-        size = load_tokenizer(kind, file).vocab_size
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"expected {file.name} to be a tokenizer, came other JSON; use the model's own"
-        ) from error
-    if size > vocab:
-        raise CheckpointError(
-            f"expected a tokenizer of at most {vocab} tokens, came {size} in {file.name}; use the model's own"
-        )
-    special = _special(settings, ids, vocab)
-    return TextSide(TokenizerInfo(kind=kind, file=TOKENIZER), file, special, _sampling(settings[0]))
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    """In the checkpoint's folder or, for a `checkpoint-*-last` folder of a training run, the one above."""
-    places = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
-    return next((place / name for place in places if (place / name).is_file()), None)
-
-
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    path = _find(folder, name)
-    if path is None:
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"expected {name} to be JSON, came something else; repair or remove it") from error
-    return value if isinstance(value, dict) else {}
-
-
-def _token_ids(file: Path) -> dict[str, int]:
-    """Token text -> id, from the vocabulary and the added tokens."""
-    document = json.loads(file.read_text(encoding="utf-8"))
-    vocabulary = document.get("model", {}).get("vocab", {})
-    ids = dict(vocabulary) if isinstance(vocabulary, dict) else {entry[0]: i for i, entry in enumerate(vocabulary)}
-    return ids | {token["content"]: token["id"] for token in document.get("added_tokens", [])}
-
-
-def _special(settings: list[dict[str, Any]], ids: dict[str, int], vocab: int) -> SpecialTokens:
-    found = {kind: _token(settings, kind, ids, vocab) for kind in ("bos", "pad", "eos")}
-    bos = found["bos"][0] if found["bos"] else None
-    add_bos = any(s.get("force_bos_token_insert") is True or s.get("add_bos_token") is True for s in settings)
-    return SpecialTokens(
-        bos=bos,
-        pad=found["pad"][0] if found["pad"] else None,
-        stop=tuple(found["eos"]),
-        add_bos=add_bos and bos is not None,
+    settings = [_read(checkpoint.folder, name) for name in SETTINGS]
+    sampling = _sampling(settings[0])
+    if choice == "byte":
+        if vocab < BYTE_VOCABULARY:
+            raise InputError(f"expected a vocabulary of {BYTE_VOCABULARY} or more for bytes, came {vocab}; use another")
+        return TextSide(TokenizerInfo(kind="byte"), None, _special(settings, None, vocab), sampling)
+    document = None if choice == "none" else _document(checkpoint.folder, choice, vocab, note)
+    if document is None:
+        return TextSide(TokenizerInfo(kind="none"), None, _special(settings, None, vocab), sampling)
+    tokenizer = _checked(document, vocab)
+    return TextSide(
+        TokenizerInfo(kind="huggingface", file=TOKENIZER), document, _special(settings, tokenizer, vocab), sampling
     )
 
 
-def _token(settings: list[dict[str, Any]], kind: str, ids: dict[str, int], vocab: int) -> list[int]:
-    """Ids given as numbers win over names; a number outside the vocabulary is a default of another model."""
+def _document(folder: Path, choice: str | None, vocab: int, note: Note) -> bytes | None:
+    """The content of tokenizer.json: given, found or converted; None with a note if there is none."""
+    file = Path(choice) if choice is not None else find(folder, TOKENIZER)
+    if file is not None:
+        try:
+            return read_bytes(file, LARGEST_TOKENIZER)
+        except OSError as error:
+            raise InputError(
+                f"expected a tokenizer.json at {shown_path(file)}, came {error.strerror or error}; check the path"
+            ) from error
+    document, line = convert_tokenizer(folder)
+    if document is None and line is None:
+        line = "no tokenizer beside the checkpoint: the bundle has no text, it takes and gives token ids"
+        if vocab == BYTE_VOCABULARY:
+            line += " (--tokenizer byte if they are bytes)"
+    if line is not None:
+        note(line)
+    return document
+
+
+def _checked(document: bytes, vocab: int) -> HuggingFaceTokenizer:
+    """Added tokens may lie beyond the model's vocabulary (they are refused when they come), trained ones may not."""
+    try:
+        value = json.loads(document)
+        if not isinstance(value, dict):
+            raise ValueError("no object")
+        tokenizer = HuggingFaceTokenizer(value)
+    except (ValueError, RecursionError, BundleError) as error:
+        reason = str(error) if isinstance(error, BundleError) else "came something else"
+        raise CheckpointError(
+            f"expected {TOKENIZER} to be a tokenizer, came other JSON ({ascii(reason)[1:121]}); use the model's own"
+        ) from error
+    if not tokenizer.vocab_size:
+        raise CheckpointError(f"expected tokens in {TOKENIZER}, came none; use the model's own")
+    if tokenizer.own_size > vocab:
+        raise CheckpointError(
+            f"expected a tokenizer of at most {vocab} tokens, came {tokenizer.own_size} in {TOKENIZER}; use the model's own"
+        )
+    return tokenizer
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    path = find(folder, name)
+    if path is None:
+        return {}
+    try:
+        value = json.loads(read_bytes(path, LARGEST_SETTINGS))
+    except (ValueError, OSError, RecursionError) as error:
+        raise CheckpointError(f"expected {name} to be JSON, came something else; repair it") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _special(settings: list[dict[str, Any]], tokenizer: HuggingFaceTokenizer | None, vocab: int) -> SpecialTokens:
+    """Every eos that anything names stops: a config's number may be a default that nobody looked at.
+
+    A bos is inserted only where the model says so (`force_bos_token_insert`); what a tokenizer puts in front of a text is
+    its post-processor's business, as in transformers, which ignores `add_bos_token` beside a tokenizer.json.
+    """
+    bos, pad, eos = (_tokens(settings, kind, tokenizer, vocab) for kind in ("bos", "pad", "eos"))
+    add_bos = any(s.get("force_bos_token_insert") is True for s in settings)
+    return SpecialTokens(
+        bos=bos[0] if bos else None, pad=pad[0] if pad else None, stop=tuple(eos), add_bos=add_bos and bool(bos)
+    )
+
+
+def _tokens(settings: list[dict[str, Any]], kind: str, tokenizer: HuggingFaceTokenizer | None, vocab: int) -> list[int]:
+    """All ids, numbers before names; one outside the vocabulary is a default of another model."""
+    found: list[int] = []
     for config in settings:
         value = config.get(f"{kind}_token_id")
-        numbers = value if isinstance(value, list) else [value]
-        if numbers := [n for n in numbers if isinstance(n, int) and not isinstance(n, bool) and 0 <= n < vocab]:
-            return numbers
-    for config in settings:
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and not isinstance(number, bool):
+                found.append(number)
+    for config in settings if tokenizer is not None else ():
         token = config.get(f"{kind}_token")
         name = token.get("content") if isinstance(token, dict) else token
-        if isinstance(name, str) and name in ids:
-            return [ids[name]]
-    return []
+        index = tokenizer.token_id(name) if isinstance(name, str) and tokenizer is not None else None
+        if index is not None:
+            found.append(index)
+    return [token for token in dict.fromkeys(found) if 0 <= token < vocab]
 
 
 def _sampling(generation: dict[str, Any]) -> dict[str, Any]:

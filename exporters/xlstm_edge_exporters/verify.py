@@ -1,5 +1,6 @@
 """Hold a bundle against the checkpoint it came from: all it took from there, and the float64 reference on its weights."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xlstm_edge_runtime.errors import VerificationError, shown
-from xlstm_edge_runtime.manifest import Manifest, file_entry
+from xlstm_edge_runtime.manifest import Manifest
 from xlstm_edge_runtime.model import load
 from xlstm_edge_runtime.opening import Settings
 from xlstm_edge_runtime.verify import Check, compare_outputs, verify_stored
@@ -25,16 +26,25 @@ from .vectors import make_vectors
 from .weights import Weights
 
 SEED = 7  # other inputs than those of the bundle's own vectors
+TEXT = ("tokenizer", "special_tokens")
 OF_THE_CHECKPOINT = "family model graph tokenizer special_tokens sampling state minimum_runtime".split()
 
 
 def verify_against(
-    folder: str | Path, checkpoint: Checkpoint, *, threads: int | None = None, progress: Progress = no_progress
+    folder: str | Path,
+    checkpoint: Checkpoint,
+    *,
+    tokenizer: str | None = None,
+    threads: int | None = None,
+    progress: Progress = no_progress,
 ) -> Iterator[Check]:
-    """Yield each passed check; VerificationError in one sentence for the first that fails."""
+    """Yield each passed check; VerificationError in one sentence for the first that fails.
+
+    `tokenizer` is what the export was told; None: the checkpoint's own.
+    """
     folder, model = Path(folder), load(folder, threads=threads)
     manifest = model.manifest
-    yield Check("source", _same_source(manifest, checkpoint))
+    yield Check("source", _same_source(manifest, checkpoint, tokenizer))
     graph, tensors = folder / manifest.graph.file, manifest.quantization.get("tensors", {})
     schemes = read_schemes(graph)
     if schemes != {name: Scheme(entry["bits"], entry["group"]) for name, entry in tensors.items()}:
@@ -52,9 +62,9 @@ def verify_against(
         yield Check(f"reference, {check.name}", check.detail)
 
 
-def _same_source(manifest: Manifest, checkpoint: Checkpoint) -> str:
+def _same_source(manifest: Manifest, checkpoint: Checkpoint, tokenizer: str | None) -> str:
     """Everything that an export takes from the checkpoint, text included, is what the manifest says."""
-    text, graph = text_side(checkpoint), manifest.graph
+    text, graph = text_side(checkpoint, tokenizer), manifest.graph
     options = GraphOptions(
         flavour=graph.flavour,  # type: ignore[arg-type]  # read as one of the two
         chunk=graph.chunk,
@@ -69,13 +79,14 @@ def _same_source(manifest: Manifest, checkpoint: Checkpoint) -> str:
     wanted, came = json.loads(made.to_json()), json.loads(manifest.to_json())
     for section in OF_THE_CHECKPOINT:
         if wanted[section] != came[section]:
+            hint = "pass --tokenizer as at the export" if section in TEXT else "export the bundle again"
+            raise VerificationError(f"expected {_difference(section, wanted[section], came[section])}; {hint}")
+    if text.document is not None:
+        wanted_hash, entry = hashlib.sha256(text.document).hexdigest(), manifest.files[text.info.file or ""]
+        if (len(text.document), wanted_hash) != (entry.bytes, entry.sha256):
             raise VerificationError(
-                f"expected {_difference(section, wanted[section], came[section])}; export the bundle again"
+                f"expected {text.info.file} as it is beside the checkpoint, came another; export the bundle again"
             )
-    if text.file is not None and file_entry(text.file) != manifest.files[text.info.file or ""]:
-        raise VerificationError(
-            f"expected {text.info.file} as it is beside the checkpoint, came another; export the bundle again"
-        )
     return f"checkpoint hash {manifest.source[:12]}... is the bundle's, as are family, dimensions, text and state table"
 
 

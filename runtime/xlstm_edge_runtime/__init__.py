@@ -9,6 +9,9 @@ for piece in model.stream("To be", max_tokens=64):
 session = model.session()            # a stream of its own: constant memory, whatever it reads
 logits = session.prefill([5, 17, 3])
 logits = session.step(42)
+for event in xr.stream_text(session, "To be", max_tokens=64):    # continues this session
+    if isinstance(event, xr.Piece):
+        print(event.text, end="", flush=True)
 
 onnxruntime's wheels send telemetry unless told not to when they are imported, and keep a device id in the home folder for
 it; so importing this package tells them, unless you have set ORT_DISABLE_TELEMETRY yourself (to 0, to allow it).

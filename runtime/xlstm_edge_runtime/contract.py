@@ -19,7 +19,7 @@ MOST_FILES, MOST_BLOCKS, MOST_TENSORS, MOST_STOPS, MOST_AXES = 64, 1 << 14, 1 <<
 FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 TENSOR_NAME = r"[A-Za-z0-9._]{1,200}"
 HASH = r"[0-9a-f]{64}"
-KINDS = ("byte", "whitespace", "huggingface", "none")
+KINDS = ("byte", "huggingface", "none")
 # What decided an export, and the type of each: the options of the exporter's recipe.
 RECIPE: dict[str, type | tuple[type, ...]] = {
     "flavour": str,
@@ -34,6 +34,7 @@ RECIPE: dict[str, type | tuple[type, ...]] = {
     "target_mb": (int, float),
     "target_bpw": (int, float),
     "keep": dict,
+    "tokenizer": str,
 }
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
@@ -73,9 +74,9 @@ class GraphInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerInfo:
-    """`kind` is byte, whitespace, huggingface or none; `file` is None where the kind needs none."""
+    """`kind` is byte, huggingface or none; `file` is None where the kind needs none."""
 
-    kind: Literal["byte", "whitespace", "huggingface", "none"]
+    kind: Literal["byte", "huggingface", "none"]
     file: str | None = None
 
 

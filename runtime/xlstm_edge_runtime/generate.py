@@ -1,21 +1,24 @@
 """Token ids in, events out. Knows sessions and samplers, nothing of text.
 
-The invariant that makes sessions reusable: whatever ends a generation (its length, a stop id, cancellation, a consumer
-that walks away), every token that was emitted has been fed to the session exactly once, and nothing else has.
+The invariant that makes sessions reusable: a token is fed to the session *before* it is yielded. Whatever ends a
+generation (its length, a stop id, cancellation, a consumer that walks away or takes a snapshot), the session has read the
+prompt and every token that was seen, each exactly once, and nothing else.
 """
 
 import operator
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import InputError
-from .sampling import Logits, Sampler, SamplingOptions
+from .sampling import Logits, Sampler, SamplingOptions, shown_number
 
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
+OnPrompt = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,12 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The last event of a generation that ran to its end."""
+    """The last event of a generation that ran to its end; `stop_id` is the id that ended it, which was not fed."""
 
     reason: FinishReason
     usage: Usage
     timings: Timings
+    stop_id: int | None = None
 
     @property
     def prompt_rate(self) -> float:
@@ -67,77 +71,129 @@ Event = Token | Finish
 class TokenSession(Protocol):
     """What a generator needs of a session."""
 
-    def prefill(self, tokens: Sequence[int]) -> Logits:
-        """Consume ids, return logits (V,)."""
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids; InputError if the model takes no ids."""
 
-    def step(self, token: int) -> Logits:
-        """Consume one id, return logits (V,)."""
+    @property
+    def chunk(self) -> int:
+        """Most ids of one `advance`."""
+
+    def check_ids(self, tokens: Sequence[int]) -> NDArray[np.int64]:
+        """One id or more as (T,), all inside the vocabulary; InputError otherwise."""
+
+    def advance(self, tokens: NDArray[np.int64] | int) -> Logits:
+        """Consume 1 to `chunk` checked ids; the logits (V,) after the last hold until the next call but one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationOptions:
+    """When a generation ends, and how it samples; made by `merge_options`, which checks."""
+
+    max_tokens: int
+    min_tokens: int
+    stop_ids: frozenset[int]
+    sampling: SamplingOptions
+
+
+def merge_options(
+    given: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    eos_ids: Collection[int] = (),
+) -> GenerationOptions:
+    """Options as given over a bundle's: None in `given` is not given; InputError for bad ones.
+
+    `given` has max_tokens, min_tokens, stop_ids, ignore_eos and the fields of SamplingOptions. Its stop_ids come on top
+    of `eos_ids`, which ignore_eos leaves out.
+    """
+    known = {f.name for f in fields(SamplingOptions)}
+    chosen = {**(defaults or {}), **{name: v for name, v in given.items() if name in known and v is not None}}
+    counts = {}
+    for name, default in (("max_tokens", 256), ("min_tokens", 0)):
+        value = default if given.get(name) is None else given[name]
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+            raise InputError(f"expected {name} as an integer of 0 or more, came {shown_number(value)}; correct it")
+        counts[name] = int(value)
+    stops: Any = () if given.get("stop_ids") is None else given["stop_ids"]
+    try:
+        ids = frozenset(operator.index(token) for token in stops)
+    except TypeError as error:
+        raise InputError(
+            f"expected stop_ids as a collection of ids, came {type(stops).__name__}; pass a list of integers"
+        ) from error
+    ignore_eos = given.get("ignore_eos", False)
+    if not isinstance(ignore_eos, bool):
+        raise InputError(f"expected ignore_eos as True or False, came {type(ignore_eos).__name__}; correct it")
+    if not ignore_eos:
+        ids |= frozenset(eos_ids)
+    return GenerationOptions(**counts, stop_ids=ids, sampling=SamplingOptions.from_mapping(chosen))
 
 
 def generate(
     session: TokenSession,
     prompt: Sequence[int],
+    options: GenerationOptions,
     *,
-    max_tokens: int = 256,
-    min_tokens: int = 0,
-    stop_ids: Collection[int] = (),
     cancel: Callable[[], bool] | None = None,
-    **sampling: Any,
+    on_prompt: OnPrompt | None = None,
 ) -> Iterator[Event]:
     """Feed `prompt`, then yield a Token for each sampled id and a Finish at the end.
 
-    `stop_ids` end the generation ("eos") and are neither emitted nor fed; before `min_tokens` they are not sampled.
-    `cancel` is asked at each token border. `sampling`: the fields of SamplingOptions. Bad options raise InputError here,
-    before anything is fed.
+    Stop ids end the generation ("eos") and are neither emitted nor fed; before min_tokens they are not sampled. `cancel`
+    is asked before each chunk of the prompt and each token. `on_prompt(done, total)` is told at the start and after each chunk.
+    Everything is checked here, at the call: a bad prompt or option raises InputError and nothing has been fed. A prompt
+    that is cut short (cancel, an exception out of on_prompt, Ctrl-C) leaves the session after a whole number of chunks:
+    `Finish.usage.prompt_tokens` and `session.tokens` say how many ids it has read.
     """
-    for name, value in (("max_tokens", max_tokens), ("min_tokens", min_tokens)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-            raise InputError(f"expected {name} as an integer of 0 or more, came {value!r}; correct it")
-    try:
-        ids = frozenset(operator.index(token) for token in stop_ids)
-    except TypeError as error:
-        raise InputError(f"expected stop_ids as a collection of ids, came {stop_ids!r:.60}; correct it") from error
-    options = SamplingOptions.from_mapping(sampling)
-    return _generate(session, prompt, int(max_tokens), int(min_tokens), ids, cancel or _never, options)
+    for name, function in (("cancel", cancel), ("on_prompt", on_prompt)):
+        if function is not None and not callable(function):
+            raise InputError(f"expected {name} as a function, came {type(function).__name__}; correct it")
+    vocab_size, ids = session.vocab_size, session.check_ids(prompt)
+    late = options.stop_ids if options.min_tokens else ()
+    sampler = Sampler(options.sampling, vocab_size, prompt=ids[-options.sampling.penalty_window :].tolist(), late=late)
+    return _generate(session, ids, options, sampler, cancel or _never, on_prompt or _silent)
 
 
 def _generate(
     session: TokenSession,
-    prompt: Sequence[int],
-    max_tokens: int,
-    min_tokens: int,
-    stop_ids: frozenset[int],
+    prompt: NDArray[np.int64],
+    options: GenerationOptions,
+    sampler: Sampler,
     cancel: Callable[[], bool],
-    options: SamplingOptions,
+    on_prompt: OnPrompt,
 ) -> Iterator[Event]:
     begin = time.perf_counter()
-    logits = session.prefill(prompt)
+    count, stop_id, logits, done = 0, None, None, 0
+    on_prompt(0, len(prompt))
+    while done < len(prompt) and not cancel():
+        part = prompt[done : done + session.chunk]
+        logits = session.advance(part)
+        done += len(part)
+        on_prompt(done, len(prompt))
     start = time.perf_counter()
-    sampler = Sampler(options, len(logits))
-    count, reason = 0, "length"
-    while count < max_tokens:
+    reason: FinishReason = "length"
+    if done < len(prompt) or logits is None:
+        reason = "cancelled"
+    while reason == "length" and count < options.max_tokens:
         if cancel():
             reason = "cancelled"
             break
-        token = sampler(_without(logits, stop_ids) if count < min_tokens else logits)
-        if token in stop_ids:
-            reason = "eos"
+        assert logits is not None  # a prompt has one id or more
+        token = sampler(logits, hold_late=count < options.min_tokens)
+        if token in options.stop_ids:
+            reason, stop_id = "eos", token
             break
-        try:
-            yield Token(token, count)
-        finally:  # also when the consumer closes the generator: the token has been seen, so it is fed
-            logits = session.step(token)
+        logits = session.advance(token)
         count += 1
+        yield Token(token, count - 1)
     timings = Timings(start - begin, time.perf_counter() - start)
-    yield Finish(reason, Usage(len(prompt), count), timings)  # type: ignore[arg-type]  # one of the literals above
-
-
-def _without(logits: Logits, ids: frozenset[int]) -> Logits:
-    """Logits with some ids impossible."""
-    logits = logits.copy()
-    logits[[token for token in ids if 0 <= token < len(logits)]] = -float("inf")
-    return logits
+    yield Finish(reason, Usage(done, count), timings, stop_id)
 
 
 def _never() -> bool:
     return False
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Nobody asked."""

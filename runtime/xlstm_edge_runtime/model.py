@@ -5,7 +5,7 @@ first token: schema, files, sizes, hashes of the small files, what the graph rea
 exactly those of the state table. (`verify` also hashes the weights and runs the test vectors.)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from .alias import alias_candidates, proven_aliases
 from .errors import BundleError, InputError
+from .generate import GenerationOptions, merge_options
 from .manifest import Manifest, check_hash, read_manifest
 from .opening import Settings, remembers, start
 from .session import Session
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import Tokenizer, encode_text, load_tokenizer
 from .tuning import HASHED_AT_LOAD, Tuning, read_tuning
 
 
@@ -46,26 +47,56 @@ class Model:
         """A new stream in the zero state."""
         return Session(self)
 
-    def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, with the model's bos token in front where it was trained so."""
+    def encode(self, prompt: str, *, start: bool = True) -> list[int]:
+        """Token ids of a prompt: those that `transformers` gives, special tokens of the tokenizer's post-processor included.
+
+        So a tokenizer that ends every text with an eos token ends a prompt with it too: its models were trained so, and what
+        they continue is the text after it. A model that wants a bos token which its tokenizer does not add gets it. `start`
+        False is for text in the middle of a stream: nothing is added. InputError for an id that the model does not have.
+        """
         try:
             prompt.encode("utf-8")
         except (AttributeError, UnicodeEncodeError) as error:
-            raise InputError(f"expected a prompt of whole characters, came {prompt!r:.60}; pass UTF-8 text") from error
-        ids, special = self.tokenizer.encode(prompt), self.manifest.special_tokens
-        return [special.bos, *ids] if special.add_bos and special.bos is not None else ids
+            came = ascii(prompt[:40]) if isinstance(prompt, str) else type(prompt).__name__
+            raise InputError(f"expected a prompt of whole characters, came {came}; pass UTF-8 text") from error
+        special = self.manifest.special_tokens
+        bos = special.bos if special.add_bos else None
+        return encode_text(self.tokenizer, prompt, self.output_width, bos=bos, start=start)
 
-    def stream(self, prompt: str, **options: Any) -> Iterator[str]:
-        """Text pieces that continue a prompt, from a fresh session; options as in `generate.generate`, and `stop`."""
+    def stream(
+        self,
+        prompt: str,
+        *,
+        stop: Sequence[str] = (),
+        max_tokens: int | None = None,
+        min_tokens: int | None = None,
+        stop_ids: Collection[int] | None = None,
+        ignore_eos: bool = False,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+        penalty_window: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
+        banned: Collection[int] | None = None,
+        cancel: Callable[[], bool] | None = None,
+        on_prompt: Callable[[int, int], object] | None = None,
+    ) -> Iterator[str]:
+        """Text pieces that continue a prompt, from a fresh session; the options are those of `text.stream_text`."""
+        given = {name: value for name, value in locals().items() if name not in ("self", "prompt")}
         from .text import Piece, stream_text  # noqa: PLC0415  # text needs a tokenizer, loading a bundle does not
 
-        for event in stream_text(self.session(), self, prompt, **self.generation_options(options)):
-            if isinstance(event, Piece):
-                yield event.text
+        events = stream_text(self.session(), prompt, **given)
+        return (event.text for event in events if isinstance(event, Piece))
 
-    def generation_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The bundle's sampling defaults and stop ids under what the caller gives."""
-        return {**self.manifest.sampling, "stop_ids": self.manifest.special_tokens.stop, **options}
+    def options(self, given: Mapping[str, Any]) -> GenerationOptions:
+        """What the caller gives over the bundle's sampling defaults and stop ids; InputError for bad ones."""
+        special = self.manifest.special_tokens
+        return merge_options(given, defaults=self.manifest.sampling, eos_ids=special.stop)
 
     def check_inputs(self, tokens: Sequence[int] | ArrayLike) -> NDArray[Any]:
         """Ids as int64 (T,) inside the vocabulary, or vectors as finite float32 (T, D); InputError otherwise."""
@@ -76,11 +107,11 @@ class Model:
         try:
             ids = np.asarray(tokens)
         except (ValueError, OverflowError) as error:
-            raise InputError(f"expected a flat list of token ids, came {tokens!r:.60}; pass integers") from error
+            raise InputError(f"expected a flat list of token ids, came {_kind(tokens)}; pass integers") from error
         if ids.size == 0 and ids.ndim == 1:
             return ids.astype(np.int64)
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise InputError(f"expected a flat list of token ids, came {tokens!r:.60}; pass integers")
+            raise InputError(f"expected a flat list of token ids, came {_kind(tokens)}; pass integers")
         if ids.min() < 0 or ids.max() >= vocab_size:
             bad = next(int(i) for i in ids if not 0 <= i < vocab_size)
             raise InputError(f"expected token ids from 0 to {vocab_size - 1}, came {bad}; use this model's tokenizer")
@@ -101,6 +132,11 @@ class Model:
                 "expected finite vectors, came NaN or infinity, which would stay in the state; clean the input"
             )
         return vectors
+
+
+def _kind(value: object) -> str:
+    """What came instead of ids: text as it is, anything else by its type, for a repr may be huge or fail."""
+    return ascii(value[:40]) if isinstance(value, str) else f"something else as {type(value).__name__}"
 
 
 def load(

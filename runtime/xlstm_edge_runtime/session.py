@@ -4,7 +4,7 @@ Two sets of state buffers take turns (one is read while the other is written), b
 costs one bound run: nothing is allocated and nothing grows. Knows tokens and vectors, nothing of text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,18 @@ from .snapshot import read_snapshot, write_snapshot
 from .state import FloatArray, State
 
 if TYPE_CHECKING:
+    from .generate import Event
     from .model import Model
+
+
+NO_TOKENS = "expected at least one token, came none; begin with a prompt or a bos token"
 
 
 class Session:
     """A stream of tokens (or float vectors) through a model; make one with `model.session()`.
 
-    `prefill` and `step` return the last token's output, float32 (V,) or (D,): a read-only view into a buffer that the
-    next call overwrites. Copy it to keep it. A session is for one thread at a time; sessions of one model may run in
-    several threads side by side.
+    `prefill` and `step` return the last token's output, float32 (V,) or (D,), in an array of its own. A session is for one
+    thread at a time; sessions of one model may run in several threads side by side.
     """
 
     def __init__(self, model: "Model") -> None:
@@ -40,6 +43,23 @@ class Session:
         self._tokens = 0
         self._steps: list[_Bound | None] = [None, None]
         self._chunks: list[_Bound | None] = [None, None]
+
+    @property
+    def model(self) -> "Model":
+        """The model that this is a stream of."""
+        return self._model
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids; InputError for a stack of vectors."""
+        if not self._model.takes_ids:
+            raise InputError("expected a model that takes tokens, came a stack of float vectors; use prefill and step")
+        return self._model.output_width
+
+    @property
+    def chunk(self) -> int:
+        """Most tokens of one `advance`."""
+        return self._model.chunk
 
     @property
     def tokens(self) -> int:
@@ -59,20 +79,37 @@ class Session:
     def step(self, token: int | NDArray[np.float32]) -> FloatArray:
         """Consume one token id (or one float vector (D,)); returns its output."""
         if type(token) is int and self._model.takes_ids and 0 <= token < self._model.output_width:
-            return self._run(token, 1)
+            return self._run(token, 1).copy()
         single: Any = [token] if self._model.takes_ids else np.asarray(token)[None]
-        return self._run(self._model.check_inputs(single), 1)
+        return self._run(self._model.check_inputs(single), 1).copy()
 
     def prefill(self, tokens: Sequence[int] | ArrayLike) -> FloatArray:
         """Consume token ids (T,) (or float vectors (T, D)) in chunks; returns the output after the last one."""
         inputs = self._model.check_inputs(tokens)
         if not len(inputs):
-            raise InputError("expected at least one token, came none; begin with a prompt or a bos token")
+            raise InputError(NO_TOKENS)
         chunk = self._model.chunk
         for start in range(0, len(inputs), chunk):
             part = inputs[start : start + chunk]
             output = self._run(part, len(part))
-        return output
+        return output.copy()
+
+    def check_ids(self, tokens: Sequence[int]) -> NDArray[np.int64]:
+        """One id or more as int64 (T,), all inside the vocabulary; InputError otherwise, nothing consumed."""
+        if not self._model.takes_ids:
+            raise InputError("expected a model that takes tokens, came a stack of float vectors; use prefill and step")
+        ids = self._model.check_inputs(tokens)
+        if not len(ids):
+            raise InputError(NO_TOKENS)
+        return ids
+
+    def advance(self, tokens: NDArray[np.int64] | int) -> FloatArray:
+        """Consume 1 to `chunk` ids that `check_ids` gave, in one call of the graph, without copying anything.
+
+        For generators. The output is a read-only view that the next call but one overwrites; `step` and `prefill` are for
+        everyone else.
+        """
+        return self._run(tokens, 1 if isinstance(tokens, int) else len(tokens))
 
     def reset(self) -> None:
         """Back to the zero state."""
@@ -96,11 +133,37 @@ class Session:
         state, tokens = read_snapshot(path, manifest.state, source=manifest.source)
         self._set_state(manifest.state.cut(state), tokens)
 
-    def generate(self, prompt: Sequence[int], **options: Any) -> Any:
-        """Stream events for a prompt of ids; see `xlstm_edge_runtime.generate.generate` for the options."""
+    def generate(
+        self,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        min_tokens: int | None = None,
+        stop_ids: Collection[int] | None = None,
+        ignore_eos: bool = False,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+        penalty_window: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
+        banned: Collection[int] | None = None,
+        cancel: Callable[[], bool] | None = None,
+        on_prompt: Callable[[int, int], object] | None = None,
+    ) -> "Iterator[Event]":
+        """Feed a prompt of ids, then yield Tokens and a Finish; `generate.generate` says what holds at every moment.
+
+        None takes the bundle's default; where it has none, 256 tokens at most and greedy. `stop_ids` come on top of the
+        bundle's own, which `ignore_eos` leaves out. See SamplingOptions for the other options.
+        """
+        given = {name: value for name, value in locals().items() if name != "self"}
         from .generate import generate  # noqa: PLC0415  # the generator knows sessions, not the other way round
 
-        return generate(self, prompt, **self._model.generation_options(options))
+        return generate(self, prompt, self._model.options(given), cancel=cancel, on_prompt=on_prompt)
 
     def _set_state(self, state: State, tokens: int) -> None:
         for name, array in self._sets[self._current].items():

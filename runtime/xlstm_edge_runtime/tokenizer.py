@@ -1,31 +1,22 @@
-"""Text <-> token ids, and ids -> text as they stream.
+"""Text <-> token ids.
 
-Three kinds behind one interface: raw bytes, words split at whitespace (read here, without any library), and whatever
-the `tokenizers` library reads. A decode stream returns text only once it is certain: half of a UTF-8 character, or a
-token whose leading space depends on its neighbour, waits for the next token.
+Two kinds behind one interface: raw bytes, and whatever the `tokenizers` library reads. Ids are those that `transformers`
+gives for the same tokenizer.json: its post-processor's special tokens are added, its truncation and padding are not used
+(trainers leave them in the file; no call of transformers applies them unless asked). `decode` has the streaming side.
 """
 
-import codecs
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
+from .decode import ByteStream, DecodeStream, WindowStream
 from .errors import BundleError, DependencyError, InputError
 
-Kind = Literal["byte", "whitespace", "huggingface"]
-PRE_TOKENIZERS = {"Whitespace": re.compile(r"\w+|[^\w\s]+"), "WhitespaceSplit": re.compile(r"\S+")}
-
-
-class DecodeStream(Protocol):
-    """Ids in, text out; made by `Tokenizer.stream`."""
-
-    def push(self, token: int) -> str:
-        """The text that this token makes certain, possibly none."""
-
-    def flush(self) -> str:
-        """What is still held back; call once, at the end."""
+Kind = Literal["byte", "huggingface"]
+BYTES = 256
+LARGEST_ID = 1 << 32  # the library's ids are 32 bits wide
 
 
 class Tokenizer(Protocol):
@@ -33,112 +24,63 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids."""
+        """Number of ids, added tokens included."""
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, no special tokens added."""
+    @property
+    def added(self) -> Mapping[str, int]:
+        """Tokens that are found in text before it is cut into others (special or not), and their ids."""
+
+    @property
+    def begins_texts(self) -> bool:
+        """Whether the tokenizer itself puts a special token in front of a text."""
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Ids of a text; `special` False leaves out what the tokenizer puts around a text."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out."""
+        """Text of ids; special tokens and ids that the tokenizer does not know are left out."""
 
-    def stream(self) -> DecodeStream:
-        """A fresh decoder for one generation."""
+    def special_text(self, token: int) -> str:
+        """The text of a special token, which `decode` leaves out; nothing for any other id."""
+
+    def stream(self, prompt: Sequence[int] = ()) -> DecodeStream:
+        """A fresh decoder for what follows these ids."""
 
 
 class ByteTokenizer:
     """Id = byte of the UTF-8 text."""
 
-    vocab_size = 256
+    vocab_size = BYTES
+    begins_texts = False
 
-    def encode(self, text: str) -> list[int]:
+    @property
+    def added(self) -> Mapping[str, int]:
+        """None."""
+        return {}
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Each byte."""
+        del special  # there are none
         return list(text.encode("utf-8"))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Invalid UTF-8 becomes U+FFFD."""
-        return bytes(ids).decode("utf-8", errors="replace")
+        return b"".join(map(_one_byte, ids)).decode("utf-8", errors="replace")
 
-    def stream(self) -> "ByteStream":
-        """Holds back incomplete characters."""
-        return ByteStream()
-
-
-class ByteStream:
-    """Incremental UTF-8."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, token: int) -> str:
-        """Text of the characters that are complete now."""
-        return self._decoder.decode(bytes([token]))
-
-    def flush(self) -> str:
-        """An incomplete character as U+FFFD."""
-        return self._decoder.decode(b"", final=True)
-
-
-class WhitespaceTokenizer:
-    """A word-level vocabulary over words split at whitespace, as `tokenizers` writes it to tokenizer.json."""
-
-    def __init__(self, document: dict[str, Any]) -> None:
-        vocabulary: dict[str, int] = document["model"]["vocab"]
-        added = document.get("added_tokens") or []
-        self._special = {token["id"] for token in added if token.get("special")}
-        self._ids = vocabulary | {token["content"]: token["id"] for token in added}
-        self._words: dict[int, str] = {index: word for word, index in self._ids.items()}
-        self._unknown = self._ids.get(document["model"].get("unk_token"))
-        self._split = PRE_TOKENIZERS[document["pre_tokenizer"]["type"]]
-        contents = sorted((re.escape(token["content"]) for token in added), key=len, reverse=True)
-        self._added = re.compile(f"({'|'.join(contents)})") if contents else None
-
-    @property
-    def vocab_size(self) -> int:
-        """One more than the largest id."""
-        return 1 + max(self._words)
-
-    def encode(self, text: str) -> list[int]:
-        """Unknown words become the unknown token, or vanish where there is none."""
-        ids = []
-        for index, part in enumerate(self._added.split(text) if self._added else [text]):
-            for word in [part] if index % 2 else self._split.findall(part):
-                found = self._ids.get(word, self._unknown)
-                if found is not None:
-                    ids.append(found)
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Words joined by one space, special tokens left out."""
-        return " ".join(self._words[i] for i in ids if i in self._words and i not in self._special)
-
-    def stream(self) -> "WhitespaceStream":
-        """A space before every word but the first."""
-        return WhitespaceStream(self)
-
-
-class WhitespaceStream:
-    """Nothing is ever held back."""
-
-    def __init__(self, tokenizer: WhitespaceTokenizer) -> None:
-        self._tokenizer, self._first = tokenizer, True
-
-    def push(self, token: int) -> str:
-        """The word, spaced."""
-        word = self._tokenizer.decode([token])
-        if not word:
-            return ""
-        space, self._first = "" if self._first else " ", False
-        return space + word
-
-    def flush(self) -> str:
+    def special_text(self, token: int) -> str:
         """Nothing."""
+        del token
         return ""
+
+    def stream(self, prompt: Sequence[int] = ()) -> DecodeStream:
+        """Holds back incomplete characters."""
+        return ByteStream(_one_byte, prompt)
 
 
 class HuggingFaceTokenizer:
-    """Any tokenizer.json, through the `tokenizers` library (the extra `text`)."""
+    """Any tokenizer.json, through the `tokenizers` library (the extra `text`); BundleError if it cannot be read."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, document: Mapping[str, Any], name: str = "tokenizer.json") -> None:
         try:
             import tokenizers  # noqa: PLC0415  # an optional dependency
         except ModuleNotFoundError as error:
@@ -147,88 +89,169 @@ class HuggingFaceTokenizer:
             raise DependencyError(
                 "expected the package tokenizers for this bundle's text, came none; pip install 'xlstm-edge[text]'"
             ) from error
-        self._library = tokenizers
-        self._tokenizer = tokenizers.Tokenizer.from_str(text)
+        self._name = name
+        decoder = document.get("decoder")
+        self._bytewise = isinstance(decoder, dict) and decoder.get("type") == "ByteLevel"
+        self._byte_fallback = '"ByteFallback"' in json.dumps(decoder)
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(document))
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            added = self._tokenizer.get_added_tokens_decoder()
+        except BaseException as error:  # what panics in Rust is no Exception
+            _raise_broken(error, name, "to be a tokenizer")
+        self._added = {token.content: index for index, token in added.items()}
+        self._special = {token.content for token in added.values() if token.special}
+        self._texts: dict[int, str] = {}
 
     @property
     def vocab_size(self) -> int:
         """With added tokens."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, text: str) -> list[int]:
-        """No special tokens added."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+    @property
+    def own_size(self) -> int:
+        """Without the tokens that were added to the trained vocabulary."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=False))
+
+    @property
+    def added(self) -> Mapping[str, int]:
+        """From `added_tokens`."""
+        return self._added
+
+    @cached_property
+    def begins_texts(self) -> bool:
+        """By a trial: the library marks what its post-processor added."""
+        mask = self._encode("a", special=True).special_tokens_mask
+        return bool(mask and mask[0])
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """The library's ids; BundleError if it fails on this text."""
+        return list(self._encode(text, special=special).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Special tokens left out."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        """The library's text; the tokens' own text where it fails."""
+        known = [token for token in ids if self._text_of(token) is not None]
+        return self._decode(known)
 
-    def stream(self) -> "HuggingFaceStream":
-        """Exact UTF-8 across tokens."""
-        return HuggingFaceStream(self._library, self._tokenizer)
+    def special_text(self, token: int) -> str:
+        """Its content."""
+        text = self._token(token)
+        return text if text is not None and text in self._special else ""
 
+    def token_id(self, text: str) -> int | None:
+        """The id of a token by its own text."""
+        found = self._tokenizer.token_to_id(text)
+        return None if found is None else int(found)
 
-class HuggingFaceStream:
-    """The library's own decode stream, plus a flush, which it lacks: pending ids are kept until they make text."""
+    def stream(self, prompt: Sequence[int] = ()) -> DecodeStream:
+        """Byte by byte where the decoder is, else through a window."""
+        if self._bytewise:
+            return ByteStream(self._bytes_of, prompt)
+        return WindowStream(self._text_of, self._decode, prompt, byte_fallback=self._byte_fallback)
 
-    def __init__(self, library: Any, tokenizer: Any) -> None:
-        self._stream, self._tokenizer = library.decoders.DecodeStream(skip_special_tokens=True), tokenizer
-        self._pending: list[int] = []
+    def _encode(self, text: str, *, special: bool) -> Any:
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=special)
+        except BaseException as error:  # what panics in Rust is no Exception
+            _raise_broken(error, self._name, "to encode any text")
 
-    def push(self, token: int) -> str:
-        """None from the library means: not certain yet."""
-        piece = self._stream.step(self._tokenizer, token)
-        if piece is None:
-            self._pending.append(token)
+    def _decode(self, ids: Sequence[int]) -> str:
+        if not ids:  # some decoders fail on nothing
             return ""
-        self._pending.clear()
-        return str(piece)
+        try:
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        except BaseException as error:
+            if not _of_the_library(error):
+                raise
+            return "".join(self._text_of(token) or "" for token in ids)
 
-    def flush(self) -> str:
-        """Bytes that never became a character, as U+FFFD."""
-        pending, self._pending = self._pending, []
-        return str(self._tokenizer.decode(pending, skip_special_tokens=True)) if pending else ""
+    def _token(self, token: int) -> str | None:
+        text = self._texts.get(token)
+        if text is None and 0 <= token < LARGEST_ID:
+            text = self._tokenizer.id_to_token(token)
+            if text is not None:
+                self._texts[token] = text
+        return text
+
+    def _text_of(self, token: int) -> str | None:
+        """A token's own text; None if text leaves it out."""
+        text = self._token(token)
+        return None if text is None or text in self._special else text
+
+    def _bytes_of(self, token: int) -> bytes:
+        """As the library's ByteLevel decoder: each character a byte, or the token's own UTF-8 if one of them is none."""
+        text = self._text_of(token)
+        if text is None:
+            return b""
+        try:
+            return bytes(BYTE_OF[character] for character in text)
+        except KeyError:
+            return text.encode("utf-8")
 
 
-def kind_of(path: Path) -> Literal["whitespace", "huggingface"]:
-    """Whether a tokenizer.json is simple enough to be read without the library; BundleError if it is none."""
-    document = _read(path)
-    model, split = document.get("model"), document.get("pre_tokenizer")
-    if not isinstance(model, dict):
-        raise BundleError(f"expected {path.name} with a model, came none; use the tokenizer of the training")
-    simple = (
-        model.get("type") == "WordLevel"
-        and isinstance(split, dict)
-        and split.get("type") in PRE_TOKENIZERS
-        and not any(document.get(key) for key in ("normalizer", "decoder"))
-        and not any(t.get(k) for t in document.get("added_tokens") or [] for k in ("lstrip", "rstrip", "single_word"))
-    )
-    return "whitespace" if simple else "huggingface"
+def encode_text(
+    tokenizer: Tokenizer, text: str, vocab_size: int, *, bos: int | None = None, start: bool = True
+) -> list[int]:
+    """Ids for a model: the tokenizer's, with `bos` in front where the tokenizer puts nothing there itself.
+
+    `start` False is for text in the middle of a stream: nothing is added. InputError for an id the model does not have.
+    """
+    ids = tokenizer.encode(text, special=start)
+    if start and bos is not None and ids[:1] != [bos] and not tokenizer.begins_texts:
+        ids = [bos, *ids]
+    if ids and max(ids) >= vocab_size:
+        outside = next(token for token in ids if token >= vocab_size)
+        raise InputError(
+            f"expected text of the model's {vocab_size} tokens, came the tokenizer's id {outside}, which the model does "
+            "not have; leave that token out"
+        )
+    return ids
 
 
 def load_tokenizer(kind: str, path: Path | None) -> Tokenizer:
     """Make the tokenizer of this kind; BundleError for a damaged file, DependencyError without the library."""
     if kind == "byte":
         return ByteTokenizer()
-    if path is None or kind not in ("whitespace", "huggingface"):
-        raise InputError(f"expected a tokenizer of kind byte, whitespace or huggingface with its file, came {kind!r}")
-    document = _read(path)
-    try:
-        return WhitespaceTokenizer(document) if kind == "whitespace" else HuggingFaceTokenizer(json.dumps(document))
-    except DependencyError:
-        raise
-    except Exception as error:  # the library raises bare Exception for whatever is wrong with the file
-        reason = " ".join(str(error).split())[:120]
-        raise BundleError(
-            f"expected {path.name} to be a tokenizer, came: {reason}; use the one of the training"
-        ) from error
+    if path is None or kind != "huggingface":
+        raise InputError(f"expected a tokenizer of kind byte or huggingface with its file, came {kind[:40]!r}")
+    return HuggingFaceTokenizer(read_document(path), path.name)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_document(path: Path) -> dict[str, Any]:
+    """A tokenizer.json; BundleError if it is none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"expected {path.name} to be JSON, came something else; copy it again") from error
     if not isinstance(document, dict):
         raise BundleError(f"expected {path.name} to hold an object, came {type(document).__name__}; copy it again")
+    if not isinstance(document.get("model"), dict):
+        raise BundleError(f"expected {path.name} with a model, came none; use the tokenizer of the training")
     return document
+
+
+def _one_byte(token: int) -> bytes:
+    return bytes([token]) if 0 <= token < BYTES else b""
+
+
+def _raise_broken(error: BaseException, name: str, wanted: str) -> NoReturn:
+    if not _of_the_library(error):
+        raise error
+    reason = ascii(" ".join(str(error).split())[:120])
+    raise BundleError(f"expected {name} {wanted}, came: {reason}; use the one of the training") from error
+
+
+def _of_the_library(error: BaseException) -> bool:
+    """Its errors are bare Exceptions, and panics of its Rust code, whose class derives from BaseException."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _byte_characters() -> dict[str, int]:
+    """Byte-level BPE writes each byte as a character: printable ones of Latin-1 as themselves, others from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(BYTES) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+BYTE_OF = _byte_characters()

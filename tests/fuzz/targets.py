@@ -202,7 +202,7 @@ def read_all(place: Path) -> None:
 
 
 def tokenizer(c: Corpus, rng: Random) -> None:
-    """What loads encodes and decodes."""
+    """What loads encodes, decodes and streams any id."""
     path = c.root / "tokenizer.json"
     path.write_bytes(mutate.json_bytes(rng, c.tokenizer))
     read = load_tokenizer("huggingface", path)

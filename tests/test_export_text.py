@@ -1,0 +1,297 @@
+"""What text a checkpoint brings into its bundle: tokenizers in every form, special tokens, sampling defaults."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from transformers import GPT2Tokenizer, PreTrainedTokenizerFast
+
+import xlstm_edge
+import xlstm_edge_runtime as xr
+from xlstm_edge_exporters.checkpoints import open_checkpoint
+from xlstm_edge_exporters.convert import convert_tokenizer
+from xlstm_edge_exporters.export import read_ids
+from xlstm_edge_exporters.special import text_side
+
+from .command import Command, assert_nothing_written, assert_one_sentence
+from .conftest import BY_NAME
+from .oracles.cases import Case
+from .oracles.tokenizers import KINDS, TEXTS
+
+GOLDEN = Path(__file__).parent / "golden" / "sentencepiece"
+WIDE = BY_NAME["b-wide-vocab"]  # 300 ids
+
+
+@pytest.fixture
+def folder(checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> Path:
+    """A checkpoint of 300 ids, without a tokenizer."""
+    shutil.copytree(checkpoint_of(WIDE), tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def small(kind: str = "WordPiece") -> Tokenizer:
+    """150 tokens and a few."""
+    return KINDS[kind]()
+
+
+def test_what_a_checkpoint_says_applies_at_every_entry(folder: Path, tmp_path: Path) -> None:
+    library = KINDS["post-processor at both ends"]()
+    library.enable_truncation(3)
+    library.save(str(folder / "tokenizer.json"))
+    (folder / "generation_config.json").write_text(
+        '{"do_sample": true, "temperature": 0.7, "top_k": 9, "eos_token_id": [7]}'
+    )
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>", "bos_token": {"content": "<s>"}}')
+    (folder / "special_tokens_map.json").write_text('{"eos_token": "<|im_end|>"}')
+    bundle = xlstm_edge.export(folder, tmp_path / "bundle")
+    special = bundle.manifest.special_tokens
+    assert (special.stop, special.bos, special.add_bos) == ((7, 2, 3), 1, False)
+    assert bundle.manifest.sampling == {"temperature": 0.7, "top_k": 9}
+    model = xr.load(bundle.path, threads=1)
+    reference = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    prompt = "the cat sat on the mat"
+    ids = reference(prompt)["input_ids"]
+    assert model.encode(prompt) == ids
+    assert model.encode(prompt, start=False) == ids[1:-1]
+
+    def run(session: xr.Session, **options: Any) -> list[int]:
+        return [event.id for event in session.generate(ids, max_tokens=30, **options) if isinstance(event, xr.Token)]
+
+    wanted = run(model.session(), seed=1, temperature=0.7, top_k=9, stop_ids=[7, 2, 3], ignore_eos=True)
+    assert run(model.session(), seed=1) == wanted
+    assert run(model.session(), seed=1, temperature=0.0) != wanted
+    pieces = "".join(model.stream(prompt, max_tokens=30, seed=1))
+    events = xr.stream_text(model.session(), prompt, max_tokens=30, seed=1)
+    assert pieces == "".join(event.text for event in events if isinstance(event, xr.Piece))
+    assert model.tokenizer.decode(ids) + pieces == model.tokenizer.decode([*ids, *wanted])
+    likeliest = int(model.session().prefill(ids).argmax())
+    assert run(model.session(), temperature=0.0, stop_ids=[likeliest]) == []
+
+
+def test_the_bundle_s_stop_ids_stop_and_can_be_left_out(folder: Path, tmp_path: Path) -> None:
+    small().save(str(folder / "tokenizer.json"))
+    bundle = xlstm_edge.export(folder, tmp_path / "bundle")
+    ids = xr.load(bundle.path, threads=1).encode("the cat")
+    first = int(xr.load(bundle.path, threads=1).session().prefill(ids).argmax())
+    config = (
+        json.loads((folder / "generation_config.json").read_text())
+        if (folder / "generation_config.json").exists()
+        else {}
+    )
+    (folder / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": first}))
+    model = xr.load(xlstm_edge.export(folder, tmp_path / "stops").path, threads=1)
+    for stops in (None, [299]):  # the caller's come on top
+        (*_, finish) = model.session().generate(ids, max_tokens=3, stop_ids=stops)
+        assert isinstance(finish, xr.Finish)
+        assert (finish.reason, finish.stop_id) == ("eos", first)
+        (*_, finish) = xr.stream_text(model.session(), "the cat", max_tokens=3, stop_ids=stops)
+        assert isinstance(finish, xr.Finish)
+        assert (finish.reason, finish.stop_id) == ("eos", first)
+    assert list(model.stream("the cat", max_tokens=3)) == []
+    (*_, finish) = model.session().generate(ids, max_tokens=3, ignore_eos=True)
+    assert isinstance(finish, xr.Finish)
+    assert finish.reason == "length"
+
+
+def test_every_eos_that_is_named_stops(folder: Path) -> None:
+    small().save(str(folder / "tokenizer.json"))
+    config = (
+        json.loads((folder / "tokenizer_config.json").read_text())
+        if (folder / "tokenizer_config.json").exists()
+        else {}
+    )
+    (folder / "generation_config.json").write_text('{"eos_token_id": 9, "bos_token_id": 5000, "pad_token_id": true}')
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": "<unk>"}))
+    special = text_side(open_checkpoint(folder)).special
+    assert special.stop == (9, 0)
+    assert (special.bos, special.pad) == (None, None)
+
+
+def test_a_bos_that_the_model_wants_comes_once(folder: Path, tmp_path: Path) -> None:
+    small().save(str(folder / "tokenizer.json"))
+    (folder / "generation_config.json").write_text('{"force_bos_token_insert": true, "bos_token_id": 1}')
+    model = xr.load(xlstm_edge.export(folder, tmp_path / "bundle").path, threads=1)
+    plain = model.tokenizer.encode("the cat")
+    assert model.encode("the cat") == [1, *plain]
+    assert model.encode("<s>the cat") == [1, *plain]
+    assert model.encode("the cat", start=False) == plain
+    (tmp_path / "text").write_text("the cat")
+    assert read_ids(open_checkpoint(folder), tmp_path / "text").tolist() == [1, *plain]
+    KINDS["post-processor at both ends"]().save(str(folder / "tokenizer.json"))
+    (folder / "generation_config.json").write_text('{"force_bos_token_insert": true, "bos_token_id": 0}')
+    model = xr.load(xlstm_edge.export(folder, tmp_path / "other").path, threads=1)
+    assert model.encode("the cat") == [1, *plain, 2]
+
+
+def test_calibration_reads_the_whole_text(folder: Path, tmp_path: Path) -> None:
+    library = small()
+    library.enable_truncation(4)
+    library.enable_padding(length=64)
+    library.save(str(folder / "tokenizer.json"))
+    (tmp_path / "text").write_text("the cat sat. " * 40)
+    library.no_truncation()
+    library.no_padding()
+    assert read_ids(open_checkpoint(folder), tmp_path / "text").tolist() == library.encode("the cat sat. " * 40).ids
+
+
+def test_a_tokenizer_that_is_larger_by_added_tokens(folder: Path, tmp_path: Path, command: Command) -> None:
+    library = small()
+    library.add_special_tokens([f"<extra {i}>" for i in range(300 - library.get_vocab_size() + 1)])
+    assert library.get_vocab_size() == 301
+    library.save(str(folder / "tokenizer.json"))
+    assert command("export", folder, "-o", tmp_path / "bundle").code == 0
+    model = xr.load(tmp_path / "bundle", threads=1)
+    last = library.id_to_token(300)
+    assert model.encode("the cat")
+    with pytest.raises(xr.InputError, match="id 300, which the model does not have"):
+        model.stream(f"the {last}")
+    assert_one_sentence(command("run", tmp_path / "bundle", f"the {last}"), 2)
+    KINDS["ByteLevel"]().save(str(folder / "tokenizer.json"))  # 330 trained tokens: of another model
+    assert_one_sentence(command("export", folder, "-o", tmp_path / "other"), 2)
+
+
+def test_vocab_and_merges_are_converted(folder: Path, tmp_path: Path, command: Command) -> None:
+    library = KINDS["ByteLevel"]()
+    library.model.save(str(tmp_path))
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).write_bytes((tmp_path / name).read_bytes())
+    document, why = convert_tokenizer(folder)
+    assert why is None
+    assert document is not None
+    reference, ours = GPT2Tokenizer.from_pretrained(tmp_path), Tokenizer.from_str(document.decode())
+    for text in TEXTS:
+        assert ours.encode(text).ids == reference(text)["input_ids"], text
+        assert ours.decode(ours.encode(text).ids) == text
+
+
+def test_conversion_without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    library, real = KINDS["ByteLevel"](), builtins.__import__
+    library.model.save(str(tmp_path))
+
+    def without(name: str, *rest: Any) -> Any:
+        if name == "transformers":
+            raise ModuleNotFoundError("no transformers", name="transformers")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    document, why = convert_tokenizer(tmp_path)
+    assert why is None
+    assert document is not None
+    ours = Tokenizer.from_str(document.decode())
+    for text in TEXTS:
+        assert ours.encode(text).ids == library.encode(text, add_special_tokens=False).ids
+    (tmp_path / "vocab.json").unlink()
+    shutil.copyfile(GOLDEN / "bpe.model", tmp_path / "tokenizer.model")
+    document, why = convert_tokenizer(tmp_path)
+    assert document is None
+    assert "transformers" in str(why)
+    assert "no text" in str(why)
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_sentencepiece_is_converted(kind: str, tmp_path: Path) -> None:
+    """The ids are those that the package sentencepiece gave for the same file."""
+    shutil.copyfile(GOLDEN / f"{kind}.model", tmp_path / "tokenizer.model")
+    document, why = convert_tokenizer(tmp_path)
+    assert why is None
+    assert document is not None
+    ours = Tokenizer.from_str(document.decode())
+    for text, ids in json.loads((GOLDEN / "ids.json").read_text())[kind].items():
+        assert ours.encode(text, add_special_tokens=False).ids == ids, text
+
+
+def test_what_the_settings_say_is_converted_too(tmp_path: Path) -> None:
+    """Without a tokenizer.json transformers follows add_bos_token; beside one it does not."""
+    shutil.copyfile(GOLDEN / "bpe.model", tmp_path / "tokenizer.model")
+    settings = {
+        "tokenizer_class": "LlamaTokenizerFast",
+        "add_bos_token": True,
+        "auto_map": {"AutoTokenizer": ["x.y", None]},
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    document, why = convert_tokenizer(tmp_path)
+    assert why is None
+    assert document is not None
+    ids = json.loads((GOLDEN / "ids.json").read_text())["bpe"]["the cat"]
+    assert Tokenizer.from_str(document.decode()).encode("the cat").ids == [1, *ids]
+    small().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": true, "bos_token": "<s>"}')
+    reference = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert reference("the cat")["input_ids"] == small().encode("the cat").ids
+
+
+def test_a_folder_of_its_own(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer").mkdir()
+    small().save(str(folder / "tokenizer" / "tokenizer.json"))
+    (folder / "tokenizer" / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    bundle = xlstm_edge.export(folder, tmp_path / "bundle")
+    assert bundle.manifest.tokenizer.kind == "huggingface"
+    assert 2 in bundle.manifest.special_tokens.stop
+    assert xr.load(bundle.path, threads=1).encode("the cat") == small().encode("the cat").ids
+
+
+@pytest.mark.parametrize("name", ["none", "tokenizer.model", "vocab.json"])
+def test_a_bundle_without_text_is_said_in_a_line(name: str, folder: Path, tmp_path: Path, command: Command) -> None:
+    if name != "none":
+        (folder / name).write_text("\x1b[31m junk")
+        (folder / "merges.txt").write_text("junk")
+    result = command("export", folder, "-o", tmp_path / "bundle")
+    assert result.code == 0
+    lines = [line for line in result.err.splitlines() if line.startswith("note: ")]
+    assert len(lines) == 1
+    assert "no text" in lines[0]
+    assert "\x1b" not in lines[0]
+    assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["tokenizer"]["kind"] == "none"
+
+
+def test_text_as_it_should_be_says_nothing(folder: Path, tmp_path: Path, command: Command) -> None:
+    small().save(str(folder / "tokenizer.json"))
+    assert "note" not in command("export", folder, "-o", tmp_path / "bundle").err
+
+
+def test_bytes_only_when_told(
+    folder: Path, tmp_path: Path, command: Command, checkpoint_of: Callable[[Case], Path]
+) -> None:
+    assert command("export", folder, "-o", tmp_path / "bytes", "--tokenizer", "byte").code == 0
+    model = xr.load(tmp_path / "bytes", threads=1)
+    assert model.encode("né") == list("né".encode())
+    assert isinstance("".join(model.stream("né", max_tokens=20, temperature=5.0, seed=1)), str)
+    assert_one_sentence(
+        command("export", checkpoint_of(BY_NAME["a1-mixed"]), "-o", tmp_path / "small", "--tokenizer", "byte"), 2
+    )
+    stack = checkpoint_of(BY_NAME["a3-mixed"])
+    assert_one_sentence(command("export", stack, "-o", tmp_path / "stack", "--tokenizer", "byte"), 2)
+    assert_one_sentence(command("export", folder, "-o", tmp_path / "file", "--tokenizer", tmp_path / "nowhere"), 2)
+    assert_one_sentence(command("export", folder, "-o", tmp_path / "file", "--tokenizer", "\0"), 2)
+    assert_nothing_written(tmp_path, {"bytes", "checkpoint"})
+
+
+def test_a_tokenizer_can_be_given_or_left_out(folder: Path, tmp_path: Path, command: Command) -> None:
+    small().save(str(tmp_path / "mine.json"))
+    small("WordLevel").save(str(folder / "tokenizer.json"))
+    assert command("export", folder, "-o", tmp_path / "given", "--tokenizer", tmp_path / "mine.json").code == 0
+    assert (tmp_path / "given" / "tokenizer.json").read_bytes() == (tmp_path / "mine.json").read_bytes()
+    result = command("export", folder, "-o", tmp_path / "none", "--tokenizer", "none")
+    assert "note" not in result.err
+    assert json.loads((tmp_path / "none" / "manifest.json").read_text())["tokenizer"]["kind"] == "none"
+    (tmp_path / "recipe.toml").write_text('tokenizer = "mine.json"\n')
+    xlstm_edge.export(folder, tmp_path / "recipe", recipe=tmp_path / "recipe.toml")
+    assert (tmp_path / "recipe" / "tokenizer.json").read_bytes() == (tmp_path / "mine.json").read_bytes()
+
+
+def test_bytes_are_not_guessed_from_the_vocabulary(
+    checkpoint_of: Callable[[Case], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    opened = open_checkpoint(checkpoint_of(WIDE))
+    notes: list[str] = []
+    side = text_side(replace(opened, spec=replace(opened.spec, vocab_size=256)), None, notes.append)
+    assert side.info.kind == "none"
+    assert "--tokenizer byte" in notes[0]
