@@ -11,10 +11,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from rich.console import Console
 
 from xlstm_edge import facade, run
+from xlstm_edge.bandwidth import bytes_per_token
 from xlstm_edge.progress import until_done
 from xlstm_edge_runtime import Token, load
 
@@ -221,10 +224,38 @@ def test_bench_compares_and_goes_deep(shipped_bundle: Path, command: Command, tm
     deep = json.loads(command("bench", shipped_bundle, *words, *plot).out)
     assert [row["depth"] for row in deep["depths"]] == [0, 1000, 2000]
     assert len({row["state_bytes"] for row in deep["depths"]}) == 1
-    assert 0 < deep["roofline"]["share_of_bandwidth"] < 10
+    roof, rate = deep["roofline"], deep["generated_tokens_per_second"]["median"]
+    bandwidth, needed = roof["read_bandwidth_bytes_per_second"], roof["bytes_per_token"]
+    assert roof["share_of_bandwidth"] == pytest.approx(rate * needed / bandwidth)
+    assert 1 / 20 < bandwidth / read_rate() < 20  # another unit is a factor of a thousand away
     assert (tmp_path / "depth.png").read_bytes().startswith(b"\x89PNG")
     assert_one_sentence(command("bench", shipped_bundle, "--depth", "deep"), 2)
     assert_one_sentence(command("bench", shipped_bundle, *words[:-1], "--plot", tmp_path / "x.png"), 2)
+
+
+def read_rate() -> float:
+    """Bytes a second of one thread that counts zeros in 256 MB."""
+    data = np.ones(1 << 25)
+    begin = time.perf_counter()
+    assert np.count_nonzero(data) == len(data)
+    return data.nbytes / (time.perf_counter() - begin)
+
+
+@pytest.mark.parametrize("options", [{}, {"quantize": "int4"}], ids=str)
+@pytest.mark.parametrize("name", ["b-wide-vocab", "c-tied"])
+def test_bytes_of_a_token_are_its_weights_and_twice_its_state(
+    name: str, options: dict[str, str], checkpoint_of: Callable[[Case], Path], tmp_path: Path
+) -> None:
+    """Of an embedding that is not the head too, one row is read."""
+    facade.export(checkpoint_of(BY_NAME[name]), tmp_path / "bundle", chunk=8, **options)
+    model = load(tmp_path / "bundle", threads=1)
+    graph, tied = onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False).graph, model.manifest.model.tied
+    places = {t.name: {entry.key: entry.value for entry in t.external_data} for t in graph.initializer}
+    embedding = sum(int(p["length"]) for n, p in places.items() if n.startswith("embedding.weight"))
+    size = (tmp_path / "bundle" / "model.onnx.data").stat().st_size
+    wanted = size if tied else size - embedding * (1 - 1 / model.output_width)
+    weights = bytes_per_token(model) - 2 * sum(array.nbytes for array in model.session().state.values())
+    assert abs(weights - wanted) <= 0.02 * embedding  # a row of integers is rounded up to whole groups
 
 
 def test_an_existing_bundle_is_not_overwritten(
