@@ -249,7 +249,10 @@ def test_bytes_of_a_token_are_its_weights_and_twice_its_state(
     """Of an embedding that is not the head too, one row is read."""
     facade.export(checkpoint_of(BY_NAME[name]), tmp_path / "bundle", chunk=8, **options)
     model = load(tmp_path / "bundle", threads=1)
-    graph, tied = onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False).graph, model.manifest.model.tied
+    graph, tied = (
+        onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False).graph,
+        model.manifest.model.tied,
+    )
     places = {t.name: {entry.key: entry.value for entry in t.external_data} for t in graph.initializer}
     embedding = sum(int(p["length"]) for n, p in places.items() if n.startswith("embedding.weight"))
     size = (tmp_path / "bundle" / "model.onnx.data").stat().st_size

@@ -1,14 +1,15 @@
 """The command: a sample of mutants of chosen modules, or the list of removals; see the package's docstring."""
 
 import argparse
-import ast
 import json
 import random
 import shutil
 import sys
 import time
+import tomllib
 from collections import Counter
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from . import judge
@@ -17,7 +18,13 @@ from .lines import line_map
 from .mutants import Mutant, mutants, mutated
 
 WRITERS = "files contract manifest reading state errors vectors snapshot tokenizer sampling graph_file".split()
-MOST_TESTS, MOST_SECONDS = 80, 40.0
+MOST_TESTS, MOST_SECONDS, SECONDS_OF_A_REMOVAL = 80, 40.0, 400.0
+
+
+def copies_exports(module: str) -> bool:
+    """Whether exports may be made without the change: it is in no module that takes part in them."""
+    package, _, name = module.partition(".")
+    return package == "xlstm_edge_runtime" and name not in WRITERS
 
 
 def chosen_tests(found: dict[str, Any], file: str, mutant: Mutant) -> tuple[list[str], float]:
@@ -42,10 +49,12 @@ def judge_mutant(module: str, mutant: Mutant, found: dict[str, Any], folder: Pat
     if not tests:
         return "no test"
     code = compile(mutated(file.read_text(), mutant.number), str(file), "exec")
-    exports = folder / "exports" if module.split(".")[-1] not in WRITERS else None
+    exports = folder / "exports" if copies_exports(module) else None
     limit = judge.SECONDS + 3 * seconds + (60 if exports is None else 0)
     place = folder / "place"
-    status = judge.fork(lambda: judge.run_tests(tests, {module: code}, place, exports=exports), limit, folder / "last.log")
+    status = judge.fork(
+        lambda: judge.run_tests(tests, {module: code}, place, exports=exports), limit, folder / "last.log"
+    )
     shutil.rmtree(place, ignore_errors=True)
     return {None: "slow", judge.PASSED: "survived"}.get(status, "killed")
 
@@ -54,7 +63,9 @@ def sample(modules: list[str], budget: int, seed: int) -> list[tuple[str, Mutant
     """A fair share of every module's mutants, in the modules' order."""
     every = [(module, mutant) for module in modules for mutant in mutants(file_of(module).read_text())]
     if len(every) > budget:
-        every = sorted(random.Random(seed).sample(every, budget), key=lambda one: (modules.index(one[0]), one[1].number))
+        every = sorted(
+            random.Random(seed).sample(every, budget), key=lambda one: (modules.index(one[0]), one[1].number)
+        )
     return every
 
 
@@ -78,32 +89,36 @@ def run_mutants(modules: list[str], options: argparse.Namespace) -> int:
     return 0
 
 
-def run_removals(folder: Path, names: str | None) -> int:
-    """Every protection of the list taken out: the number of those that no test saw."""
-    from .removals import REMOVALS
-
+def run_removals(folder: Path, words: str) -> int:
+    """Each protection of the list whose name has `words` taken out: the number of those that no test saw."""
     unseen = 0
-    for name, removal in REMOVALS.items():
-        if names and names not in name:
+    for removal in tomllib.loads((Path(__file__).parent / "removals.toml").read_text())["removal"]:
+        if words not in removal["name"]:
             continue
-        codes = {}
-        for module, old, new in removal.edits:
-            source = file_of(module).read_text()
-            if source.count(old) != 1:
-                print(f"STALE    {name}: {old!r} is {source.count(old)} times in {module}", flush=True)
-                unseen += 1
-                break
-            codes[module] = compile(ast.parse(source.replace(old, new)), str(file_of(module)), "exec")
+        begin = time.monotonic()
+        source, path = file_of(removal["module"]).read_text(), str(file_of(removal["module"]))
+        if source.count(removal["old"]) != 1:
+            seen, why = False, "what is to be removed is not there: bring the list up to date"
         else:
-            begin, place = time.monotonic(), folder / "place"
-            status = judge.fork(lambda codes=codes, r=removal: judge.run_tests(r.tests, codes, place), 400, folder / "last.log")
-            shutil.rmtree(place, ignore_errors=True)
-            log = (folder / "last.log").read_text(errors="replace")
-            first = next((line for line in log.splitlines() if line.startswith(("FAILED", "ERROR"))), "")[:150]
-            seen = status != judge.PASSED
-            unseen += not seen
-            print(f"{'seen' if seen else 'NOT SEEN':8} {name} [{time.monotonic() - begin:.0f} s] {first or status}", flush=True)
+            code = compile(source.replace(removal["old"], removal["new"]), path, "exec")
+            seen, why = judge_removal(removal, code, folder)
+        unseen += not seen
+        verdict = "seen" if seen else "NOT SEEN"
+        print(f"{verdict:8} {removal['name']} [{time.monotonic() - begin:.0f} s] {why}", flush=True)
     return unseen
+
+
+def judge_removal(removal: dict[str, Any], code: CodeType, folder: Path) -> tuple[bool, str]:
+    """Whether a test fell, and which."""
+    module, place, log = removal["module"], folder / "place", folder / "last.log"
+    exports = folder / "exports" if copies_exports(module) else None
+    status = judge.fork(
+        lambda: judge.run_tests(removal["tests"], {module: code}, place, exports=exports), SECONDS_OF_A_REMOVAL, log
+    )
+    shutil.rmtree(place, ignore_errors=True)
+    lines = log.read_text(errors="replace").splitlines()
+    first = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), f"status {status}")
+    return status != judge.PASSED, first[:150]
 
 
 def main() -> int:
@@ -115,14 +130,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=ROOT / ".mutation", help="what is kept between runs")
     parser.add_argument("--map", action="store_true", help="only find which test runs which line")
-    parser.add_argument("--removals", nargs="?", const="", help="the list of removals, or those whose name has this")
+    parser.add_argument(
+        "--removals", nargs="?", const="", help="try the list of removals, or those whose name has this"
+    )
     options = parser.parse_args()
     for name in ("lines", "checkpoints", "exports"):
         (options.folder / name).mkdir(parents=True, exist_ok=True)
     judge.prepare()
     judge.remember_checkpoints(options.folder / "checkpoints")
     if options.map:
-        print(json.dumps({name: round(test["seconds"], 1) for name, test in line_map(options.folder / "lines").items()}))
+        print(
+            json.dumps({name: round(test["seconds"], 1) for name, test in line_map(options.folder / "lines").items()})
+        )
         return 0
     if options.removals is not None:
         return run_removals(options.folder, options.removals)

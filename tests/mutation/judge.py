@@ -110,8 +110,15 @@ def remember_exports(folder: Path) -> None:
         kept = folder / hash_of((files, sorted(options.items())))
         if kept.exists() and Path(bundle).parent.is_dir():
             shutil.copytree(kept, bundle)
-            return facade.Bundle(Path(bundle), facade.read_manifest(bundle), tuple(facade.open_checkpoint(
-                checkpoint, prefix=options.get("prefix"), weights=options.get("weights")).notes.lines()))
+            return facade.Bundle(
+                Path(bundle),
+                facade.read_manifest(bundle),
+                tuple(
+                    facade.open_checkpoint(
+                        checkpoint, prefix=options.get("prefix"), weights=options.get("weights")
+                    ).notes.lines()
+                ),
+            )
         made = export(checkpoint, bundle, **options)
         with tempfile.TemporaryDirectory(dir=folder) as place:
             shutil.copytree(bundle, Path(place) / "made")
@@ -150,7 +157,11 @@ def fork(run: Callable[[], int], seconds: float, log: Path) -> int | None:
 
 
 def run_tests(
-    tests: Sequence[str], codes: Mapping[str, CodeType], place: Path, plugins: Sequence[object] = (), exports: Path | None = None
+    tests: Sequence[str],
+    codes: Mapping[str, CodeType],
+    place: Path,
+    plugins: Sequence[object] = (),
+    exports: Path | None = None,
 ) -> int:
     """pytest's exit status on the changed code; to be called in a fork."""
     os.chdir(ROOT)
@@ -166,4 +177,8 @@ def run_tests(
     hypothesis.settings.load_profile("mutation")
     place.mkdir(parents=True, exist_ok=True)
     words = [*(["-x"] if codes else []), "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    return int(pytest.main([*words, "-q", "-p", "no:cacheprovider", f"--basetemp={place / 'tmp'}", *tests], plugins=list(plugins)))
+    return int(
+        pytest.main(
+            [*words, "-q", "-p", "no:cacheprovider", f"--basetemp={place / 'tmp'}", *tests], plugins=list(plugins)
+        )
+    )

@@ -84,13 +84,18 @@ def line_map(folder: Path, only: set[str] | None = None) -> dict[str, Any]:
         digest.update(path.read_bytes())
         kept = folder / f"{path.stem}-{digest.hexdigest()[:12]}.json"
         if not kept.exists():
-            begin = time.monotonic()
-            log = folder / f"{path.stem}.log"
-            exports = folder.parent / "exports"
-            status = fork(
-                lambda path=path, kept=kept: run_tests([str(path.relative_to(ROOT))], {}, folder.parent / "place", [Recorder(kept)], exports), LONGEST, log
-            )  # fmt: skip
-            print(f"{path.name}: {status}, {time.monotonic() - begin:.0f} s", flush=True)
+            _record(path, kept, folder)
         if kept.exists():
             found |= {name: test for name, test in json.loads(kept.read_text()).items() if test["seconds"] <= SLOW}
     return found
+
+
+def _record(path: Path, kept: Path, folder: Path) -> None:
+    """Run one file of tests under the recorder."""
+    begin, place, exports = time.monotonic(), folder.parent / "place", folder.parent / "exports"
+    status = fork(
+        lambda: run_tests([str(path.relative_to(ROOT))], {}, place, [Recorder(kept)], exports),
+        LONGEST,
+        folder / f"{path.stem}.log",
+    )
+    print(f"{path.name}: {status}, {time.monotonic() - begin:.0f} s", flush=True)

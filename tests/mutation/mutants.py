@@ -4,7 +4,6 @@ Left out is what no test should hold: documentation, annotations, the words of e
 """
 
 import ast
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,16 @@ COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
     ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.BitXor: ast.BitOr,
     ast.Pow: ast.Mult,
 }  # fmt: skip
-WORDS = {"refuse", "_refusal", "shown", "shown_path", "cast", "TypeVar", "dataclass", "Check"}  # calls that take words for people
+WORDS = {
+    "refuse",
+    "_refusal",
+    "shown",
+    "shown_path",
+    "cast",
+    "TypeVar",
+    "dataclass",
+    "Check",
+}  # calls that take words for people
 WORDY = {"ADVICE", "__all__", "__version__", "__slots__"}
 
 
@@ -65,7 +73,9 @@ def _uses(tree: ast.Module) -> dict[str, list[int]]:
 
 def _changes(tree: ast.Module, uses: dict[str, list[int]]) -> Iterator[Change]:
     for statement in tree.body:
-        names = [t.id for t in getattr(statement, "targets", [getattr(statement, "target", None)]) if isinstance(t, ast.Name)]
+        names = [
+            t.id for t in getattr(statement, "targets", [getattr(statement, "target", None)]) if isinstance(t, ast.Name)
+        ]
         words = _is_text(statement) or isinstance(statement, (ast.Import, ast.ImportFrom)) or WORDY & set(names)
         if words or _for_types(statement):
             continue
@@ -121,50 +131,57 @@ def _of_statement(body: list[Any], index: int, node: ast.stmt, lines: list[int])
     if isinstance(node, ast.Assign):
         effect = any(isinstance(target, (ast.Attribute, ast.Subscript)) for target in node.targets)
     if effect:
-        yield node.lineno, lines, "statement removed", lambda: body.__setitem__(index, ast.copy_location(ast.Pass(), node))
+        yield (
+            node.lineno,
+            lines,
+            "statement removed",
+            lambda: body.__setitem__(index, ast.copy_location(ast.Pass(), node)),
+        )
 
 
 def _of_node(node: Any, lines: list[int]) -> Iterator[Change]:
     """Operators, constants, conditions, results and defaults."""
     line = getattr(node, "lineno", 0)
-
-    def change(what: str, field: str, value: object, where: Any = node) -> Change:
-        return line, lines, what, _setter(where, field, value)
-
-    if isinstance(node, ast.Compare):
-        for index, operator in enumerate(node.ops):
-            if other := COMPARED.get(type(operator)):
-                ops = [*node.ops[:index], other(), *node.ops[index + 1 :]]
-                yield change(f"{type(operator).__name__} -> {other.__name__}", "ops", ops)
-    elif isinstance(node, ast.BoolOp):
-        other_way = ast.Or() if isinstance(node.op, ast.And) else ast.And()
-        yield change("and <-> or", "op", other_way)
-        for index in range(len(node.values)):
-            rest = node.values[:index] + node.values[index + 1 :]
-            yield change(f"operand {index + 1} left out", "values", rest if len(rest) > 1 else rest * 2)
-    elif isinstance(node, (ast.BinOp, ast.AugAssign)):
-        if (other_op := COMPUTED.get(type(node.op))) and not _is_string(node):
-            yield change(f"{type(node.op).__name__} -> {other_op.__name__}", "op", other_op())
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub)):
-        kept = copy.copy(node.operand)
-        if isinstance(node.op, ast.USub):
-            yield change("minus left out", "op", ast.UAdd())
-        else:
-            yield change("not left out", "operand", ast.UnaryOp(ast.Not(), kept))
-    elif isinstance(node, ast.Constant):
-        yield from _of_constant(node, line, lines)
-    if isinstance(node, (ast.If, ast.IfExp, ast.While)):
-        yield change("condition True", "test", ast.Constant(True)) if not isinstance(node, ast.While) else change(
-            "loop left out", "test", ast.Constant(False)
-        )
-        if not isinstance(node, ast.While):
-            yield change("condition False", "test", ast.Constant(False))
+    for what, field, value in [*_operators(node), *_conditions(node)]:
+        yield line, lines, what, _setter(node, field, value)
+    if isinstance(node, ast.Constant):
+        for value in _other_constants(node.value):
+            yield line, lines, f"{node.value!r:.40} -> {value!r:.40}", _setter(node, "value", value)
     elif isinstance(node, ast.comprehension):
         for index, test in enumerate(node.ifs):
             rest = [*node.ifs[:index], *node.ifs[index + 1 :]]
             yield test.lineno, lines, "filter left out", _setter(node, "ifs", rest)
+
+
+def _operators(node: Any) -> Iterator[tuple[str, str, object]]:
+    """(what, field, value) of other operators and fewer operands."""
+    if isinstance(node, ast.Compare):
+        for index, operator in enumerate(node.ops):
+            if other := COMPARED.get(type(operator)):
+                ops = [*node.ops[:index], other(), *node.ops[index + 1 :]]
+                yield f"{type(operator).__name__} -> {other.__name__}", "ops", ops
+    elif isinstance(node, ast.BoolOp):
+        yield "and <-> or", "op", ast.Or() if isinstance(node.op, ast.And) else ast.And()
+        for index in range(len(node.values)):
+            rest = node.values[:index] + node.values[index + 1 :]
+            yield f"operand {index + 1} left out", "values", rest if len(rest) > 1 else rest * 2
+    elif isinstance(node, (ast.BinOp, ast.AugAssign)):
+        if (computed := COMPUTED.get(type(node.op))) and not _is_string(node):
+            yield f"{type(node.op).__name__} -> {computed.__name__}", "op", computed()
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield "minus left out", "op", ast.UAdd()
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield "not left out", "operand", ast.UnaryOp(ast.Not(), node.operand)
+
+
+def _conditions(node: Any) -> Iterator[tuple[str, str, object]]:
+    if isinstance(node, (ast.If, ast.IfExp)):
+        yield "condition True", "test", ast.Constant(True)
+        yield "condition False", "test", ast.Constant(False)
+    elif isinstance(node, ast.While):
+        yield "loop left out", "test", ast.Constant(False)
     elif isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
-        yield change("returns None", "value", ast.Constant(None))
+        yield "returns None", "value", ast.Constant(None)
 
 
 def _is_none(node: ast.AST) -> bool:
@@ -173,16 +190,18 @@ def _is_none(node: ast.AST) -> bool:
 
 def _is_string(node: Any) -> bool:
     sides = (getattr(node, "left", None), getattr(node, "right", getattr(node, "value", None)))
-    return any(isinstance(s, ast.JoinedStr) or (isinstance(s, ast.Constant) and isinstance(s.value, str)) for s in sides)
+    return any(
+        isinstance(s, ast.JoinedStr) or (isinstance(s, ast.Constant) and isinstance(s.value, str)) for s in sides
+    )
 
 
-def _of_constant(node: ast.Constant, line: int, lines: list[int]) -> Iterator[Change]:
-    value = node.value
+def _other_constants(value: object) -> list[object]:
     if isinstance(value, bool):
-        yield line, lines, f"{value} -> {not value}", _setter(node, "value", not value)
-    elif isinstance(value, (int, float)):
-        for other in (value + 1, value - 1) if isinstance(value, int) else (value * 1.5, value / 1.5):
-            yield line, lines, f"{value} -> {other:.10g}", _setter(node, "value", other)
-    elif isinstance(value, (str, bytes)) and value:
-        other = value + ("x" if isinstance(value, str) else b"x")
-        yield line, lines, f"{value!r:.40} -> {other!r:.40}", _setter(node, "value", other)
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1, value - 1]
+    if isinstance(value, float):
+        return [value * 1.5, value / 1.5]
+    if isinstance(value, str) and value:
+        return [value + "x"]
+    return [value + b"x"] if isinstance(value, bytes) and value else []
