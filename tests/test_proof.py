@@ -390,6 +390,15 @@ def test_in_place_is_used_and_proven(made: Callable[[str], Path]) -> None:
     assert alias.proven_aliases(model) == model.aliased
 
 
+def test_in_place_leaves_out_cells_that_read_their_output_late(bundle: Path) -> None:
+    """One sLSTM cell among mLSTM ones does not cost the others their place."""
+    model = xr.load(bundle, threads=2)
+    states = {row.name for row in model.manifest.state}
+    slstm = {name for name in states if f"{name.rpartition('.')[0]}.y" in states}
+    assert slstm
+    assert model.aliased == states - slstm != set()
+
+
 def stepped(model: xr.Model, tokens: Any) -> list[Array]:
     stream = model.session()
     return [np.array(stream.prefill(token[None])) for token in tokens]
