@@ -244,6 +244,22 @@ def test_a_long_chunk_is_run_in_whole(checkpoint_of: CheckpointOf, tmp_path: Pat
     assert_one_sentence(command("verify", tmp_path / "bundle"), 1)
 
 
+def test_a_snapshot_that_restores_something_else_is_seen(
+    bundle_64: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = session.Session.load
+
+    def badly(self: session.Session, path: Any) -> None:
+        load(self, path)
+        for array in self._sets[self._current].values():
+            array *= np.float32(1.01)
+
+    monkeypatch.setattr(session.Session, "load", badly)
+    result = command("verify", bundle_64)
+    assert_one_sentence(result, 1)
+    assert "restored" in result.err
+
+
 STATED: dict[str, Callable[[dict[str, Any]], object]] = {
     "any float difference": lambda v: [c.update(float_error=1e9) for c in v["checks"]],
     "any rounding": lambda v: [c.update(rounding_error=1e9) for c in v["checks"]],

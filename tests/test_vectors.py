@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from xlstm_edge_runtime import VerificationError
 from xlstm_edge_runtime.vectors import Expected, make_inputs, output_sums, positions_of
+from xlstm_edge_runtime.verify import _Worst
 
 RNG = np.random.default_rng(5)
 
@@ -96,3 +98,39 @@ def test_differences_are_shares() -> None:
     assert check.rounding_difference(np.zeros(8)) == pytest.approx(1.0)
     value_only = expected(values=np.array([1.0, 6.5]))
     assert value_only.float_difference(output) == pytest.approx(0.5 / 7)
+
+
+def passes(check: Expected, output: np.ndarray[Any, Any]) -> bool:
+    try:
+        _Worst().judge(check, output)
+    except VerificationError:
+        return False
+    return True
+
+
+def test_outputs_are_judged_by_what_their_weights_allow() -> None:
+    output = np.arange(8.0)
+    for check in (expected(float_error=1e-4), expected(rounding_error=0.0), expected(rounding_error=0.02)):
+        quantized = check.rounding_error is not None
+        scale = np.sqrt(np.square(output).sum()) if quantized else 7.0
+        allowed = check.allowed_rounding if quantized else check.allowed_float
+        assert allowed is not None
+        for factor, passed in ((0.0, True), (0.95, True), (1.05, False), (10.0, False)):
+            changed = output.copy()
+            changed[3] += factor * allowed * scale
+            assert passes(check, changed) == passed
+        assert not passes(check, output * np.nan)
+
+
+def test_where_rounding_decides_the_outputs_their_range_is_held() -> None:
+    output, check = np.arange(8.0), expected(rounding_error=2.0)
+    for factor, passed in ((1, True), (-1, True), (2.9, True), (3.1, False), (0.34, True), (0.33, False), (0, False)):
+        assert passes(check, output * factor) == passed
+    assert not passes(check, output * np.nan)
+
+
+def test_the_worst_is_told() -> None:
+    worst, check = _Worst(), expected(float_error=1e-4)
+    for change in (0.001, 0.004, 0.002):
+        worst.judge(check, np.arange(8.0) + np.array([0, 0, 0, change, 0, 0, 0, 0]))
+    assert str(worst) == f"difference {0.004 / 7:.1e} (allowed 1.0e-03)"
