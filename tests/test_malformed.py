@@ -64,6 +64,7 @@ MANIFESTS: dict[str, Change] = {
     "no weights": lambda d: d["files"].pop("model.onnx.data"),
     "hundreds of files": lambda d: d["files"].update({f"f{i}": d["files"]["model.onnx"] for i in range(100)}),
     "state without an end": lambda d: state(d)[0].update(initial=float("inf")),
+    "state that starts elsewhere": lambda d: state(d)[0].update(initial=-1e30),
     "state of no size": lambda d: state(d)[0].update(shape=[0, 2, 2]),
     "state of a terabyte": lambda d: (
         state(d)[0].update(shape=[1 << 20, 1 << 18]),

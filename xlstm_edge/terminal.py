@@ -102,7 +102,7 @@ def show(renderable: Any) -> None:
 def note(text: str) -> None:
     """A line on standard error, beside the results."""
     with contextlib.suppress(OSError):
-        err.print(plain(text), soft_wrap=True)  # a line stays one, whatever the width
+        err.print(plain(text), soft_wrap=True)
 
 
 def plain(text: object) -> Text:

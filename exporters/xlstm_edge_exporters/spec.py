@@ -10,12 +10,10 @@ up-projection sLSTM block (figure 10), `MLSTM` the layer of xLSTM-Large (arXiv:2
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from xlstm_edge_runtime.state import StateSpec, StateTable
+from xlstm_edge_runtime.state import SLSTM_INITIAL_M, StateSpec, StateTable
 
 Activation = Literal["gelu", "relu", "relu^2", "sigmoid", "silu", "selu"]
 
-# An sLSTM stabilizer that starts here needs no first-step rule: exp(m - m') is exactly 0 in the first step.
-SLSTM_INITIAL_M = -1e30
 LARGEST_BOUND, SMALL_EPS = 20.0, 1e-6
 
 

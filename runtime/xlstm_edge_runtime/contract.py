@@ -10,10 +10,9 @@ from typing import Any, Literal
 from .errors import BundleError, InputError, StateError, shown
 from .reading import Reader
 from .sampling import SamplingOptions
-from .state import StateSpec, StateTable
+from .state import SLSTM_INITIAL_M, StateSpec, StateTable
 
 MANIFEST = "manifest.json"
-LARGEST_INITIAL = 3e38  # what float32 holds
 LARGEST_DIMENSION, LARGEST_CHUNK = 1 << 31, 4096
 MOST_FILES, MOST_BLOCKS, MOST_TENSORS, MOST_STOPS, MOST_AXES = 64, 1 << 14, 1 << 17, 1024, 8
 FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
@@ -178,6 +177,9 @@ def read_state(reader: Reader) -> StateTable:
         table = StateTable([_state_row(row) for row in reader.sections("tensors", MOST_TENSORS, keys)])
     except StateError as error:
         raise BundleError(str(error)) from error
+    wanted = table.wanted_initials()
+    if odd := [row for row in table if row.initial != wanted[row.name]]:
+        raise reader.refuse(f"{reader.where} {odd[0].name}", f"{wanted[odd[0].name]:g} at first", odd[0].initial)
     if reader.integer("bytes_per_session", 0) != table.nbytes:
         raise reader.refuse(
             f"{reader.where} bytes_per_session", f"{table.nbytes} for this table", reader.value["bytes_per_session"]
@@ -186,7 +188,7 @@ def read_state(reader: Reader) -> StateTable:
 
 
 def _state_row(row: Reader) -> StateSpec:
-    initial = row.number("initial", -LARGEST_INITIAL, LARGEST_INITIAL)
+    initial = row.number("initial", SLSTM_INITIAL_M, 0)
     shape = row.integers("shape", MOST_AXES, 1, LARGEST_DIMENSION)
     pieces = row.integer("pieces", 1, LARGEST_DIMENSION)
     if pieces != 1 and (len(shape) != 3 or shape[0] % pieces):

@@ -76,7 +76,8 @@ def open_graph(graph: Path, options: ort.SessionOptions, providers: Sequence[str
             f"expected providers of {ort.get_available_providers()}, came {unknown or 'none'}; install their onnxruntime"
         )
     try:
-        return ort.InferenceSession(str(graph), options, providers=list(providers))
+        # Without a fallback, which prints to standard output and tries the same again.
+        return ort.InferenceSession(str(graph), options, providers=list(providers), enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         reason = printable(" ".join(str(error).split()))[:160]
         raise BundleError(
@@ -98,7 +99,7 @@ def session_options(threads: int | None, spin: int = SPIN, *, mapped: bool = Fal
             )
         options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and told in one sentence
     # Memory is planned per shape after the first run anyway; reuse and arena only add work to every node of later ones.
     options.enable_mem_reuse = options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin))

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 from .errors import StateError
 
+# An sLSTM stabilizer that starts here needs no first-step rule: exp(m - m') is exactly 0 in the first step.
+SLSTM_INITIAL_M = -1e30
 FloatArray = NDArray[np.float32]
 State = dict[str, FloatArray]
 
@@ -130,6 +132,14 @@ class StateTable(Sequence[StateSpec]):
     def join(self, state: Mapping[str, FloatArray]) -> State:
         """A copy of a state that the graph holds, every tensor whole."""
         return {row.name: row.join(state[row.name]) for row in self._rows}
+
+    def wanted_initials(self) -> dict[str, float]:
+        """What each tensor must start with: 0, but for the stabilizer m of an sLSTM, whose cell is one with an output y."""
+        slstm = {row.name.removesuffix(".y") for row in self._rows if row.name.endswith(".y")}
+        return {
+            row.name: SLSTM_INITIAL_M if row.name.endswith(".m") and row.name[:-2] in slstm else 0.0
+            for row in self._rows
+        }
 
     def check(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Raise StateError unless `state` has these names and whole shapes (any one batch size), all float32."""

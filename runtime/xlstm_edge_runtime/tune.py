@@ -146,7 +146,7 @@ def _save_prepacked(source: Path, target: Path, threads: int) -> None:
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{target.name}.data")
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     try:
-        ort.InferenceSession(str(source), options, providers=list(CPU))
+        ort.InferenceSession(str(source), options, providers=list(CPU), enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         place = shown_path(target.parent.parent)
         raise InputError(

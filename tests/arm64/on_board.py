@@ -1,18 +1,23 @@
 """Runs on a board, without torch: proves each bundle, and writes down what it computes.
 
 on_board.py FOLDER: each folder in it that holds a manifest is verified, and what it computes goes into FOLDER/BUNDLE.npz.
+The sampler is held to the golden ids, which do not depend on any model.
 """
 
 import json
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import xlstm_edge_runtime as xr
+from xlstm_edge_runtime.sampling import Sampler, SamplingOptions
 from xlstm_edge_runtime.verify import verify_bundle
 
+GOLDEN = Path(__file__).parent.parent / "golden" / "sampling.json"
 TOKENS, GENERATED = 70, 12  # beyond a chunk of 64
 
 
@@ -38,10 +43,38 @@ def look(bundle: Path) -> dict[str, object]:
     return {"checks": checks, "sampled": sampled}
 
 
+def golden() -> int:
+    """How many golden sampling cases came out as they must: all, or an error."""
+    cases: list[dict[str, Any]] = json.loads(GOLDEN.read_text(encoding="utf-8"))["cases"]
+    for case in cases:
+        came = golden_ids(case)
+        if came != case["ids"]:
+            raise SystemExit(f"expected {case['ids']}, came {came}")
+    return len(cases)
+
+
+def golden_ids(case: dict[str, Any]) -> list[int]:
+    """What the sampler gives for a golden case."""
+    options = {**case["options"], "seed": int(case["options"]["seed"])}
+    options["logit_bias"] = {int(token): bias for token, bias in options.get("logit_bias", {}).items()}
+    sampler = Sampler(SamplingOptions(**options), case["vocab"], prompt=case["prompt"])
+    return [sampler(golden_logits(case["vocab"], case["salt"], step)) for step in range(len(case["ids"]))]
+
+
+def golden_logits(vocab: int, salt: int, step: int) -> NDArray[np.float32]:
+    """The logits of a golden case, from integers alone, as the golden file says."""
+    values = np.arange(vocab, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(salt * 40503 + step * 97)
+    return ((values % np.uint64(1 << 32) >> np.uint64(16)).astype(np.float64) / 4096 - 8).astype(np.float32)
+
+
 def main(folder: Path) -> None:
     """Every bundle; a line of JSON."""
     bundles = sorted(path.parent for path in folder.glob("*/manifest.json"))
-    print(json.dumps({"machine": platform.machine(), "bundles": {path.name: look(path) for path in bundles}}))
+    print(
+        json.dumps(
+            {"machine": platform.machine(), "golden": golden(), "bundles": {path.name: look(path) for path in bundles}}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**4
 
 def value(rng: Random, old: object = None) -> Any:
     """A value to put in the place of another: near it, of its kind, or of any kind."""
-    if isinstance(old, (int, float)) and not isinstance(old, bool) and rng.random() < 0.4:
+    if isinstance(old, (int, float)) and not isinstance(old, bool) and abs(old) < 1e300 and rng.random() < 0.4:
         return rng.choice((old + 1, old - 1, -old, old * 100_000, old * 2, float(old), str(old)))
     if isinstance(old, str) and old and rng.random() < 0.4:
         return rng.choice((old + "x", old[:-1], old.upper(), old * 2, f"../{old}", old + "\0", f"{old}\n"))

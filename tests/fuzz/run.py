@@ -49,18 +49,20 @@ class Tally:
             self.faults.append(f"--seed {seed} --only {number}  {target}: {what}"[:400])
 
 
-def fuzz(root: Path, mutations: int, seed: int, *, only: int | None = None, every: float = 60.0) -> Tally:
-    """Run `mutations` of them (or one) over a corpus made in `root`."""
-    chosen, tally = targets(root), Tally()
+def fuzz(
+    root: Path, mutations: int, seed: int, *, only: int | None = None, target: str | None = None, every: float = 60.0
+) -> Tally:
+    """Run `mutations` of them (or one, or of one target) over a corpus made in `root`."""
+    chosen, tally = [t for t in targets(root) if target in (None, t.name)], Tally()
     shares = [target.share for target in chosen]
     signal.signal(signal.SIGALRM, _hang)
     peak, said = _peak(), time.monotonic()
     for number in range(mutations) if only is None else [only]:
         rng = Random(f"{seed}:{number}")
-        target = rng.choices(chosen, shares)[0]
-        _one(tally, target, rng, seed, number, debug=only is not None)
+        one = rng.choices(chosen, shares)[0]
+        _one(tally, one, rng, seed, number, debug=only is not None)
         if (grown := _peak()) > peak + GROWTH:
-            tally.fault(seed, number, target.name, f"grew to {grown >> 20} MB")
+            tally.fault(seed, number, one.name, f"grew to {grown >> 20} MB")
             peak = grown
         if time.monotonic() - said > every:
             said = time.monotonic()
@@ -133,10 +135,11 @@ def main() -> None:
     parser.add_argument("--mutations", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int)
+    parser.add_argument("--target")
     arguments = parser.parse_args()
     faulthandler.enable()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        tally = fuzz(Path(folder), arguments.mutations, arguments.seed, only=arguments.only)
+        tally = fuzz(Path(folder), arguments.mutations, arguments.seed, only=arguments.only, target=arguments.target)
     print("\n".join(report(tally)))
     sys.exit(bool(tally.faults))
 

@@ -1,9 +1,9 @@
 """The reference as other machines compute it: activations rounded to int8 before each quantized product, or jittered.
 
 Kernels differ in how they round: MLAS on x86-64 takes a step for every group of the weight's size, KleidiAI on ARM64 one
-asymmetric step for a whole row, and wherever float32 and float64 fall on two sides of a border, a whole step lies
-between two right answers. So no one rounding is the right one: the ways below are samples of what a healthy kernel may
-do, and how far they move a model's outputs is how far its outputs may move.
+asymmetric step for a whole row, with bfloat16 scales of the weights; and wherever float32 and float64 fall on two sides
+of a border, a whole step lies between two right answers. So no one rounding is the right one: the ways below are samples
+of what a healthy kernel may do, and how far they move a model's outputs is how far its outputs may move.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,17 @@ from .parallel import Parallel
 
 LEVELS = 127
 STEP = 2.0**-23  # between neighbouring float32 numbers, as a share
+SHORT_STEP = 2.0**-9  # from a number to the nearest bfloat16, at most
 Rounding = Callable[[Tensor, int], Tensor]
 
 
 class Rounded(Parallel):
     """`groups` maps the identity of a weight to its group size; other weights multiply unrounded inputs."""
 
-    def __init__(self, rounding: Rounding) -> None:
+    def __init__(self, rounding: Rounding, *, short_scales: bool = False) -> None:
+        """`short_scales`: the weights' scales are bfloat16, as KleidiAI packs them."""
         self.groups: dict[int, int] = {}
-        self._rounding = rounding
+        self._rounding, self._short = rounding, short_scales
 
     def mark(self, parameter: nn.Parameter, group: int) -> None:
         """Round what meets this weight."""
@@ -31,11 +33,22 @@ class Rounded(Parallel):
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Round, then multiply."""
-        return super().linear(self._round(x, weight), weight, bias)
+        return super().linear(self._round(x, weight), self._shorten(weight, 0), bias)
 
     def project(self, x: Tensor, weight: Tensor, scale: float) -> Tensor:
         """The scale comes first, as in the graph."""
-        return super().project(self._round(x * scale, weight), weight, 1.0)
+        return super().project(self._round(x * scale, weight), self._shorten(weight, 1), 1.0)
+
+    def _shorten(self, weight: Tensor, axis: int) -> Tensor:
+        """Each group along `axis` off by what a bfloat16 may be off: what the scale was is not known any more."""
+        group = self.groups.get(id(weight))
+        if group is None or not self._short:
+            return weight
+        count = -(-weight.shape[axis] // group)
+        shape = (count, weight.shape[1]) if axis == 0 else (weight.shape[0], count)
+        errors = torch.rand(shape, generator=torch.Generator().manual_seed(count), dtype=weight.dtype) * 2 - 1
+        wide = errors.repeat_interleave(group, axis).narrow(axis, 0, weight.shape[axis])
+        return weight * (1 + SHORT_STEP * wide)
 
     def _round(self, x: Tensor, weight: Tensor) -> Tensor:
         group = self.groups.get(id(weight))
