@@ -112,6 +112,19 @@ def test_a_file_put_into_the_old_folder_meanwhile_is_kept(tmp_path: Path, rename
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
 
 
+def test_what_must_not_be_replaced_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+
+    def check(_folder: Path) -> None:
+        raise InputError("expected something else, came this; look")
+
+    entered = False
+    with pytest.raises(InputError), atomic_folder(tmp_path / "out", replace=True, check=check):
+        entered = True
+    assert not entered
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_an_error_inside_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "out") as folder:  # noqa: PT012
         fill(folder, "half")

@@ -118,7 +118,7 @@ def judge_removal(removal: dict[str, Any], code: CodeType, folder: Path) -> tupl
     shutil.rmtree(place, ignore_errors=True)
     lines = log.read_text(errors="replace").splitlines()
     first = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), f"status {status}")
-    return status != judge.PASSED, first[:150]
+    return status in (None, judge.FELL) or status < 0, first[:150]
 
 
 def main() -> int:
