@@ -252,7 +252,7 @@ def test_a_snapshot_that_restores_something_else_is_seen(
     def badly(self: session.Session, path: Any) -> None:
         load(self, path)
         for array in self._sets[self._current].values():
-            array *= np.float32(1.01)
+            np.multiply(array, np.float32(1.01), out=array)
 
     monkeypatch.setattr(session.Session, "load", badly)
     result = command("verify", bundle_64)

@@ -100,6 +100,7 @@ UNFIT: dict[str, Callable[[Path], object]] = {
     "no data": lambda f: (f / "model.onnx.data").unlink(),
     "overwritten data": overwritten,
     "data elsewhere": replaced_by_a_link,
+    "all of it elsewhere": lambda f: (f.rename(f.parent / "elsewhere"), f.symlink_to(f.parent / "elsewhere")),
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from .lines import line_map
 from .mutants import Mutant, mutants, mutated
 
 WRITERS = "files contract manifest reading state errors vectors snapshot tokenizer sampling graph_file".split()
-MOST_TESTS, MOST_SECONDS, SECONDS_OF_A_REMOVAL = 80, 40.0, 400.0
+MOST_TESTS, MOST_SECONDS, SECONDS_OF_A_REMOVAL = 80, 40.0, 200.0
 
 
 def copies_exports(module: str) -> bool:
