@@ -164,6 +164,28 @@ def test_what_lies_beyond_a_limit_is_refused(name: str) -> None:
         Manifest.from_json(edited(REFUSED[name]))
 
 
+@pytest.mark.parametrize(
+    "name", ["a/b", "../x", "..", ".hidden", "", "x y", "\u00e9", "a\n", "a\\b", "C:", "\x1b[2J", "manifest.json", "-x"]
+)
+def test_names_of_files_are_plain(name: str) -> None:
+    with pytest.raises(BundleError, match="plain file names"):
+        Manifest.from_json(edited(lambda d: d["files"].update({name: d["files"]["model.onnx"]})))
+
+
+def test_what_two_readers_could_read_in_two_ways_is_refused() -> None:
+    text = FULL.to_json()
+    for old, new in (
+        ("{", '{"schema": 2,'),
+        ('"graph": {', '"graph": {"chunk": 33,'),
+        ('"target_mb": 1.5', '"target_mb": NaN'),
+        ('"target_mb": 1.5', '"target_mb": Infinity'),
+        ('"target_mb": 1.5', '"target_mb": -Infinity'),
+    ):
+        assert old in text
+        with pytest.raises(BundleError, match="to be JSON"):
+            Manifest.from_json(text.replace(old, new, 1))
+
+
 def test_a_state_may_be_so_large_and_no_larger() -> None:
     """64 MB at least, or 64 times the bundle."""
     for total, numbers in ((1000, 1 << 24), (2 << 20, 1 << 25)):

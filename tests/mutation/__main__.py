@@ -1,7 +1,6 @@
 """The command: a sample of mutants of chosen modules, or the list of removals; see the package's docstring."""
 
 import argparse
-import json
 import random
 import shutil
 import sys
@@ -71,7 +70,7 @@ def sample(modules: list[str], budget: int, seed: int) -> list[tuple[str, Mutant
 
 def run_mutants(modules: list[str], options: argparse.Namespace) -> int:
     """Print survivors as they come, and a table."""
-    found = line_map(options.folder / "lines")
+    found = line_map(options.folder / "lines", set(filter(None, options.tests.split(","))))
     begin, counts = time.monotonic(), Counter[tuple[str, str]]()
     for module, mutant in sample(modules, options.budget, options.seed):
         if time.monotonic() - begin > options.minutes * 60:
@@ -125,6 +124,7 @@ def main() -> int:
     """Parse and go."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
     parser.add_argument("--modules", default="", help="of the runtime, separated by commas; all of it if left out")
+    parser.add_argument("--tests", default="", help="files of tests, separated by commas; all that fit if left out")
     parser.add_argument("--budget", type=int, default=300, help="mutants at most")
     parser.add_argument("--minutes", type=float, default=60.0, help="time at most")
     parser.add_argument("--seed", type=int, default=0)
@@ -140,9 +140,8 @@ def main() -> int:
     judge.prepare()
     judge.remember_checkpoints(options.folder / "checkpoints")
     if options.map:
-        print(
-            json.dumps({name: round(test["seconds"], 1) for name, test in line_map(options.folder / "lines").items()})
-        )
+        found = line_map(options.folder / "lines", set(filter(None, options.tests.split(","))))
+        print(f"{len(found)} tests, {sum(test['seconds'] for test in found.values()):.0f} s")
         return 0
     if options.removals is not None:
         return run_removals(options.folder, options.removals, options.skip)
