@@ -118,6 +118,13 @@ def test_ctrl_c_at_any_time(seconds: float, checkpoint_of: Callable[[Case], Path
     assert {path.name for path in tmp_path.iterdir()} <= ({"bundle"} if code == 0 else set())
 
 
+def test_ctrl_c_ends_the_process_there_and_then_only_while_told() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with terminal.instant_interrupt():
+        assert signal.getsignal(signal.SIGINT) is terminal.leave_at_once
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_a_fault_of_ours_is_70_and_says_how_to_report(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     def fault(_path: object) -> None:
         raise ZeroDivisionError("a \x1b[31mred\x1b[0m\nfault")

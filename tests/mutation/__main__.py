@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import re
 import shutil
 import sys
 import time
@@ -89,10 +90,10 @@ def run_mutants(modules: list[str], options: argparse.Namespace) -> int:
 
 
 def run_removals(folder: Path, words: str, skip: int) -> int:
-    """Each protection of the list whose name has `words` taken out: the number of those that no test saw."""
+    """Each protection of the list whose name matches `words` taken out: the number of those that no test saw."""
     unseen = 0
     for removal in tomllib.loads((Path(__file__).parent / "removals.toml").read_text())["removal"][skip:]:
-        if words not in removal["name"]:
+        if not re.search(words, removal["name"]):
             continue
         begin = time.monotonic()
         source, path = file_of(removal["module"]).read_text(), str(file_of(removal["module"]))
@@ -131,7 +132,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=ROOT / ".mutation", help="what is kept between runs")
     parser.add_argument("--map", action="store_true", help="only find which test runs which line")
     parser.add_argument(
-        "--removals", nargs="?", const="", help="try the list of removals, or those whose name has this"
+        "--removals", nargs="?", const="", help="try the list of removals, or those whose name matches this"
     )
     parser.add_argument("--skip", type=int, default=0, help="so many removals at the beginning")
     options = parser.parse_args()

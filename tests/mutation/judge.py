@@ -3,6 +3,8 @@
 This process must never import the product nor run torch's or onnxruntime's pools of threads: a fork of them hangs.
 """
 
+import ctypes
+import errno
 import importlib
 import importlib.abc
 import importlib.util
@@ -30,7 +32,8 @@ HEAVY = (
     "safetensors.torch yaml typer rich.table rich.progress pytest hypothesis.strategies hypothesis.extra.numpy xlstm "
     "tests.oracles.official tests.oracles.reference"
 ).split()
-MEMORY = 12 << 30
+MEMORY = 6 << 30
+NEW_MOUNTS, READ_ONLY, REMOUNT, BIND, RECURSIVE, PRIVATE = 0x20000, 1, 32, 4096, 16384, 1 << 18  # of Linux's mount(2)
 PASSED, FELL = 0, 1  # pytest's exit codes
 SECONDS, POLL = 20.0, 0.02
 
@@ -130,6 +133,32 @@ def remember_exports(folder: Path) -> None:
     facade.export = product.export = remembered  # type: ignore[attr-defined]
 
 
+def confine(writable: Path) -> None:
+    """Let this process change nothing but `writable`: what is wrong on purpose may remove or replace anything.
+
+    A mutant of a module that moves and removes files does so, and as root it would reach the devices. Linux and root: the
+    file systems become read-only in a mount namespace of this process. Elsewhere OSError.
+    """
+    library, here = ctypes.CDLL(None, use_errno=True), os.fsencode(writable)
+
+    def mount(source: bytes | None, target: bytes, kind: bytes | None, flags: int) -> None:
+        if library.mount(source, target, kind, ctypes.c_ulong(flags), None):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fsdecode(target))
+
+    if sys.platform != "linux" or library.unshare(NEW_MOUNTS):
+        raise OSError(ctypes.get_errno(), "no mount namespace")
+    mount(None, b"/", None, PRIVATE | RECURSIVE)
+    mount(here, here, None, BIND)
+    mount(b"tmpfs", b"/tmp", b"tmpfs", 0)
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in points:
+        if point not in ("/tmp", str(writable)) and not point.startswith(("/proc", "/sys", "/dev/")):
+            mount(None, os.fsencode(point), None, REMOUNT | BIND | READ_ONLY)
+    for place in (str(ROOT), "/dev"):
+        if os.access(place, os.W_OK):
+            raise OSError(errno.EBUSY, "still to be written", place)
+
+
 def fork(run: Callable[[], int], seconds: float, log: Path) -> int | None:
     """Exit status of `run` in a fork (negative: a signal); None if it took too long and was killed."""
     child = os.fork()
@@ -141,6 +170,8 @@ def fork(run: Callable[[], int], seconds: float, log: Path) -> int | None:
             with log.open("w") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
+            sys.dont_write_bytecode = True
+            confine(log.parent.resolve())
             code = run()
         except BaseException as error:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())

@@ -96,6 +96,6 @@ def _record(path: Path, kept: Path, folder: Path) -> None:
     status = fork(
         lambda: run_tests([str(path.relative_to(ROOT))], {}, place, [Recorder(kept)], exports),
         LONGEST,
-        folder / f"{path.stem}.log",
+        folder.parent / f"{path.stem}.log",
     )
     print(f"{path.name}: {status}, {time.monotonic() - begin:.0f} s", flush=True)
