@@ -166,18 +166,24 @@ def test_of_large_tuned_files_the_size_is_compared(tuned: Path, monkeypatch: pyt
     assert tuning.read_tuning(tuned, manifest) is None
 
 
-def test_a_tuned_graph_that_computes_a_little_else_fails_verification(
-    tuned: Path, command: Command, tmp_path: Path
-) -> None:
-    """So little that rounding could explain it: only bits show it."""
-    other = Path(shutil.copytree(tuned, tmp_path / "other"))
+def a_little_else(bundle: Path, other: Path) -> Path:
+    """The graph of a copy of a bundle with one norm changed."""
+    shutil.copytree(bundle, other)
     graph = onnx.load(other / "model.onnx")
     norm = next(t for t in graph.graph.initializer if t.name.endswith("ffn_norm.weight"))
     norm.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(norm) * np.float32(1.00001), norm.name))
     onnx.save(graph, other / "model.onnx")
+    return other / "model.onnx"
+
+
+def test_a_tuned_graph_that_computes_a_little_else_fails_verification(
+    tuned: Path, command: Command, tmp_path: Path
+) -> None:
+    """So little that rounding could explain it: only bits show it."""
+    other = a_little_else(tuned, tmp_path / "other")
     for name in ("model.onnx", "model.onnx.data"):
         (tuned / "tuned" / name).unlink()
-    tune._save_prepacked(other / "model.onnx", tuned / "tuned" / "model.onnx", 1)
+    tune._save_prepacked(other, tuned / "tuned" / "model.onnx", 1)
     rehash(tuned / "tuned")
     assert xr.load(tuned).tuning is not None
     result = command("verify", tuned)
@@ -186,15 +192,12 @@ def test_a_tuned_graph_that_computes_a_little_else_fails_verification(
 
 
 @pytest.mark.parametrize("bundle", ["int4"], indirect=True)
-def test_a_tuned_graph_that_computes_something_else_is_not_kept(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tuned_graph_that_computes_something_else_is_not_kept(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Should onnxruntime ever write one: the rest of the tuning stands."""
-    write = tune._save_prepacked
-
-    def badly(source: Path, target: Path, threads: int) -> None:
-        write(source, target, threads)
-        halve_a_page(target.parent)
-
-    monkeypatch.setattr(tune, "_save_prepacked", badly)
+    write, other = tune._save_prepacked, a_little_else(bundle, tmp_path / "other")
+    monkeypatch.setattr(tune, "_save_prepacked", lambda _source, target, threads: write(other, target, threads))
     expected = np.array(xr.load(bundle).session().prefill(range(70)))
     found = tune.tune_bundle(bundle)
     assert not found.prepacked
