@@ -1,10 +1,11 @@
 """Files and folders appear whole or not at all, replace nothing that was not there, and clean up after the dead."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -259,6 +260,21 @@ def test_a_bundle_in_the_hugging_face_cache(bundle_of: Callable[[Case, str], Pat
             xlstm_edge.load(snapshot)
 
 
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """A call that blocks fails the test instead of holding all of them up."""
+
+    def late(*_: object) -> None:
+        raise AssertionError("it blocks")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_pipe_in_the_place_of_a_file_does_not_block(
     bundle_of: Callable[[Case, str], Path], tmp_path: Path, command: Command
 ) -> None:

@@ -264,6 +264,10 @@ def test_generated_text_cannot_either_where_a_person_looks(monkeypatch: pytest.M
 
 
 def test_values_in_messages_are_short_and_escaped() -> None:
+    assert [shown(v) for v in ([1, 2], {"a": 1}, (), "a" * 60, "a" * 61)] == [
+        "a list", "a dict", "a tuple", repr("a" * 60), f"{'a' * 60!r}...",
+    ]  # fmt: skip
+    assert [shown(v) for v in (10**60 - 1, -(10**60), 10**60)] == ["9" * 60, *["a number of many digits"] * 2]
     bomb: Any = ["x" * 10]
     for _ in range(30):
         bomb = [bomb] * 10
