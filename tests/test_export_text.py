@@ -296,3 +296,12 @@ def test_bytes_are_not_guessed_from_the_vocabulary(
     side = text_side(replace(opened, spec=replace(opened.spec, vocab_size=256)), None, notes.append)
     assert side.info.kind == "none"
     assert "--tokenizer byte" in notes[0]
+
+
+def test_a_bundle_is_held_against_the_text_it_was_given(folder: Path, tmp_path: Path, command: Command) -> None:
+    assert command("export", folder, "-o", tmp_path / "bytes", "--tokenizer", "byte").code == 0
+    words = ("verify", tmp_path / "bytes", "--against", folder)
+    assert command(*words, "--tokenizer", "byte").code == 0
+    without = command(*words)  # the checkpoint has no tokenizer of its own
+    assert_one_sentence(without, 1)
+    assert "--tokenizer" in without.err

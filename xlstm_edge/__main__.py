@@ -7,6 +7,8 @@ from types import FrameType
 
 from .streams import prepare_streams
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command line; its packages are an extra, so that a device can do without."""
@@ -20,13 +22,18 @@ def main() -> None:
         os.write(2, f"error: expected the package {error.name}, came none; pip install 'xlstm-edge[cli]'\n".encode())
         sys.exit(2)
     signal.signal(signal.SIGINT, before)
-    run_cli()
+    try:
+        run_cli()
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # Python kills itself again where the interrupt passed through code run from text
+            os._exit(INTERRUPTED)
+        raise
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
     """Ctrl-C while packages are imported: nothing to clean up."""
     os.write(2, b"error: interrupted\n")
-    os._exit(130)
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

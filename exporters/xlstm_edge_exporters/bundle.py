@@ -68,6 +68,7 @@ def write_bundle(
         (folder / VECTORS).write_text(vectors_json(vectors), encoding="utf-8")
         if text.document is not None and text.info.file is not None:
             (folder / text.info.file).write_bytes(text.document)
+        progress("hashing", 0, 0)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
         manifest = describe(checkpoint, options, text, files, _quantization(plan or {}, recipe or {}))
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

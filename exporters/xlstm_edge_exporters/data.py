@@ -34,6 +34,7 @@ def save_graph(
     values, done = model.graph.initializers, 0
     with Path(f"{path}.data").open("wb") as file:
         places: dict[str, tuple[int, int]] = {}
+        progress("weights", 0, len(sources))
         for name, load in sources.items():
             array = load()
             if array.nbytes < INLINE:

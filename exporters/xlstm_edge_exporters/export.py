@@ -39,6 +39,7 @@ def export_checkpoint(
     `note` is told in a line what a user should know of a bundle that was written all the same.
     """
     notes: list[str] = []
+    progress("reading text", 0, 0)
     text = text_side(checkpoint, recipe.tokenizer, notes.append)
     flavour = "ort" if recipe.flavour == "ort" else "portable"
     chunk = recipe.chunk if flavour == "ort" else 1

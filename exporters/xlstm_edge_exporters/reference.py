@@ -61,6 +61,7 @@ def run_reference(
     with torch.no_grad():
         stream: Stream = _embed(spec, weights, inputs, dtype), None
         state: dict[str, Tensor] = {}
+        progress("reference", 0, len(spec.blocks))
         for index in range(len(spec.blocks)):
             ops = Reference()
             stream, own = _run_block(spec, index, _block(spec, weights, index, ops, dtype), stream)
@@ -89,6 +90,7 @@ def run_ways(
     spec, groups = spec.official(), groups or {}
     with torch.no_grad():
         streams: dict[str, Stream] = {n: (_embed(spec, weights, inputs, way.dtype), None) for n, way in ways.items()}
+        progress("reference", 0, len(spec.blocks))
         for index in range(len(spec.blocks)):
             prefix = f"blocks.{index}."
             held = _held(weights, prefix)

@@ -108,12 +108,13 @@ def manifest_text(c: Corpus, rng: Random) -> None:
 
 
 def manifest_of_bundle(c: Corpus, rng: Random) -> None:
-    """A bundle that loads computes what it computed."""
+    """A bundle that loads computes what it computed, but for the rounding of kernels in calls of another length."""
     place = c.copy_of("manifest", c.bundle)
     (place / MANIFEST).write_bytes(mutate.json_bytes(rng, json.loads(c.text)))
     model = load(place, threads=1, tuned=False)
     probe = c.probe[c.probe < model.output_width]
-    assert np.array_equal(model.session().prefill(probe), c.expected)
+    allowed = 0.0 if model.chunk == c.manifest.graph.chunk else 0.02 * np.ptp(c.expected)
+    assert np.abs(model.session().prefill(probe) - c.expected).max() <= allowed
 
 
 def vectors(c: Corpus, rng: Random) -> None:

@@ -65,6 +65,7 @@ def measure_costs(
     checkpoint: Checkpoint, plan: Mapping[str, Scheme], ids: NDArray[np.int64], *, progress: Progress = no_progress
 ) -> dict[str, float]:
     """Canonical name -> KL divergence (nats a token) when it alone is quantized; `ids` (S, T)."""
+    progress("sensitivity", 0, len(plan))
     model = build(checkpoint.spec, checkpoint.weights, ops=Parallel(), all_logits=True)
     inputs, state = torch.from_numpy(ids), initial_state(checkpoint.spec, torch.float32, len(ids))
     expected, costs = _log_probabilities(model, inputs, state), {}

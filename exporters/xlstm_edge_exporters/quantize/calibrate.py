@@ -78,6 +78,7 @@ def quantize_with_gptq(
 ) -> dict[str, Packed]:
     """Canonical name -> integers and scales of every planned tensor; `ids` (S, T)."""
     packed: dict[str, Packed] = {}
+    progress("calibrate", 0, len(spec.blocks))
     exact = _embed(weights[EMBEDDING].load(), ids)
     stream = exact
     if EMBEDDING in plan:
