@@ -53,7 +53,18 @@ def test_names_of_other_lengths_are_refused(spoiled: str) -> None:
 @pytest.mark.parametrize("window", [2, 65, 128, 129, 4097])
 def test_a_window_allows_one_token_less(window: int, packed: bool, tmp_path: Path) -> None:
     """The smallest of several counts; other operators and attributes do not."""
-    nodes = [node("AveragePool", 2), node(window=None, strides=[1, 1]), node(window=window + 7), node(window=window)]
+    others = [
+        node("MaxPoolLike", 2),
+        node(window=None, kernel_shape_of_another=[1, 1]),
+        node(window=None, kernel="kernel_shape"),
+    ]
+    nodes = [
+        *others,
+        node("AveragePool", 2),
+        node(window=None, strides=[1, 1]),
+        node(window=window + 7),
+        node(window=window),
+    ]
     data = message(["w"], nodes)
     plain = b"".join(b"\x40" + number(n) for n in (window, 1))  # what protobuf writes: one by one
     assert plain in data
