@@ -117,6 +117,20 @@ def test_verify_refuses(name: str, bundle: Path, command: Command) -> None:
     assert fragment in result.err
 
 
+def test_verify_hashes_what_is_too_large_for_every_start(
+    bundle: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xlstm_edge_runtime.model.HASHED_AT_LOAD", 0)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for name in manifest["files"]:
+        content = (bundle / name).read_bytes()
+        (bundle / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        result = command("verify", bundle)
+        assert_one_sentence(result, 1)
+        assert f"expected {name} with sha256" in result.err
+        (bundle / name).write_bytes(content)
+
+
 @pytest.mark.parametrize("name", [name for name in BAD if name not in LOADS])
 def test_load_refuses(name: str, bundle: Path) -> None:
     spoil, fragment = BAD[name]

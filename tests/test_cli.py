@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,10 +12,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from rich.console import Console
 
 from xlstm_edge import facade, run
+from xlstm_edge.bandwidth import bytes_per_token
+from xlstm_edge.bench import _summary
 from xlstm_edge.progress import until_done
 from xlstm_edge_runtime import Token, load
 
@@ -61,8 +66,21 @@ def test_run_streams_the_same_text_from_everywhere(
 
 def test_stats_go_to_standard_error(shipped_bundle: Path, command: Command) -> None:
     result = command("run", shipped_bundle, "To be", "--max-tokens", 3, "--stats", "--threads", 1)
-    assert "state 1," in result.err.replace("\n", " ") or "bytes" in result.err
+    nbytes = load(shipped_bundle).manifest.state.nbytes
+    wanted = (
+        rf"prompt 2 tokens, \d+/s; generated 3 tokens, \d+/s; finish length; state {nbytes:,} bytes; peak memory \d+ MB"
+    )
+    assert re.search(wanted, " ".join(result.err.split()))
     assert "tokens" not in result.out
+
+
+def test_bench_tells_rates_and_latencies_of_what_it_timed() -> None:
+    """Three runs of 20 tokens read in 2, 4 and 1 seconds, and of 4 generated at 10, 20 and 40 ms each."""
+    runs = [(2.0, np.full(4, 0.010)), (4.0, np.full(4, 0.020)), (1.0, np.full(4, 0.040))]
+    summary = _summary(runs, 20, 4)
+    assert summary["prompt_tokens_per_second"] == {"median": 10.0, "min": 5.0, "max": 20.0}
+    assert summary["generated_tokens_per_second"] == pytest.approx({"median": 50, "min": 25, "max": 100})
+    assert summary["latency_ms"] == pytest.approx({"p50": 20, "p90": 40, "p99": 40})
 
 
 def test_a_bundle_without_a_tokenizer_takes_and_gives_ids(
@@ -207,24 +225,58 @@ def test_bench_reports_what_it_measured(shipped_bundle: Path, command: Command) 
     for key in ("prompt_tokens_per_second", "generated_tokens_per_second"):
         assert 0 < document[key]["min"] <= document[key]["median"] <= document[key]["max"]
     assert document["machine"]["threads"] == 1
-    assert document["latency_ms"]["p50"] <= document["latency_ms"]["p99"]
+    slowest, fastest = (1e3 / document["generated_tokens_per_second"][key] for key in ("min", "max"))
+    assert fastest / 5 <= document["latency_ms"]["p50"] <= 5 * slowest
     assert "tokens/s" in command("bench", shipped_bundle, *words).out
 
 
 def test_bench_compares_and_goes_deep(shipped_bundle: Path, command: Command, tmp_path: Path) -> None:
     words = ("--prompt", 8, "--generate", 8, "--repeat", 1, "--threads", 1, "--json")
-    other = json.loads(command("bench", shipped_bundle, *words, "--against", shipped_bundle).out)["rival"]
-    assert other["ratio"] > 0
+    document = json.loads(command("bench", shipped_bundle, *words, "--against", shipped_bundle).out)
+    ours, other = document["generated_tokens_per_second"], document["rival"]
+    assert other["ratio"] == pytest.approx(ours["median"] / other["generated_tokens_per_second"]["median"])
+    assert 1 / 10 < other["ratio"] < 10  # against itself
     compared = json.loads(command("bench", shipped_bundle, *words, "--compare", SHIPPED).out)["rival"]
     assert compared["ratio"] > 1  # PyTorch's step of the same checkpoint
     plot = ("--depth", "0,1k,2000", "--roofline", "--plot", tmp_path / "depth.png")
     deep = json.loads(command("bench", shipped_bundle, *words, *plot).out)
     assert [row["depth"] for row in deep["depths"]] == [0, 1000, 2000]
     assert len({row["state_bytes"] for row in deep["depths"]}) == 1
-    assert 0 < deep["roofline"]["share_of_bandwidth"] < 10
+    roof, rate = deep["roofline"], deep["generated_tokens_per_second"]["median"]
+    bandwidth, needed = roof["read_bandwidth_bytes_per_second"], roof["bytes_per_token"]
+    assert roof["share_of_bandwidth"] == pytest.approx(rate * needed / bandwidth)
+    assert 1 / 20 < bandwidth / read_rate() < 20  # another unit is a factor of a thousand away
     assert (tmp_path / "depth.png").read_bytes().startswith(b"\x89PNG")
     assert_one_sentence(command("bench", shipped_bundle, "--depth", "deep"), 2)
     assert_one_sentence(command("bench", shipped_bundle, *words[:-1], "--plot", tmp_path / "x.png"), 2)
+
+
+def read_rate() -> float:
+    """Bytes a second of one thread that counts zeros in 256 MB."""
+    data = np.ones(1 << 25)
+    begin = time.perf_counter()
+    assert np.count_nonzero(data) == len(data)
+    return data.nbytes / (time.perf_counter() - begin)
+
+
+@pytest.mark.parametrize("options", [{}, {"quantize": "int4"}], ids=str)
+@pytest.mark.parametrize("name", ["b-wide-vocab", "c-tied"])
+def test_bytes_of_a_token_are_its_weights_and_twice_its_state(
+    name: str, options: dict[str, str], checkpoint_of: Callable[[Case], Path], tmp_path: Path
+) -> None:
+    """Of an embedding that is not the head too, one row is read."""
+    facade.export(checkpoint_of(BY_NAME[name]), tmp_path / "bundle", chunk=8, **options)
+    model = load(tmp_path / "bundle", threads=1)
+    graph, tied = (
+        onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False).graph,
+        model.manifest.model.tied,
+    )
+    places = {t.name: {entry.key: entry.value for entry in t.external_data} for t in graph.initializer}
+    embedding = sum(int(p["length"]) for n, p in places.items() if n.startswith("embedding.weight"))
+    size = (tmp_path / "bundle" / "model.onnx.data").stat().st_size
+    wanted = size if tied else size - embedding * (1 - 1 / model.output_width)
+    weights = bytes_per_token(model) - 2 * sum(array.nbytes for array in model.session().state.values())
+    assert abs(weights - wanted) <= 0.02 * embedding  # a row of integers is rounded up to whole groups
 
 
 def test_an_existing_bundle_is_not_overwritten(

@@ -43,15 +43,16 @@ def test_what_a_checkpoint_says_applies_at_every_entry(folder: Path, tmp_path: P
     library.enable_truncation(3)
     library.save(str(folder / "tokenizer.json"))
     (folder / "generation_config.json").write_text(
-        '{"do_sample": true, "temperature": 0.7, "top_k": 9, "eos_token_id": [7]}'
+        '{"do_sample": true, "temperature": 0.7, "top_k": 9, "eos_token_id": [7], "pad_token_id": 5}'
     )
     (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>", "bos_token": {"content": "<s>"}}')
     (folder / "special_tokens_map.json").write_text('{"eos_token": "<|im_end|>"}')
     bundle = xlstm_edge.export(folder, tmp_path / "bundle")
     special = bundle.manifest.special_tokens
-    assert (special.stop, special.bos, special.add_bos) == ((7, 2, 3), 1, False)
+    assert (special.stop, special.bos, special.pad, special.add_bos) == ((7, 2, 3), 1, 5, False)
     assert bundle.manifest.sampling == {"temperature": 0.7, "top_k": 9}
     model = xr.load(bundle.path, threads=1)
+    assert model.manifest == bundle.manifest
     reference = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     prompt = "the cat sat on the mat"
     ids = reference(prompt)["input_ids"]

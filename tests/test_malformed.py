@@ -257,6 +257,16 @@ def test_a_recipe_that_is_a_pipe_does_not_block(tmp_path: Path) -> None:
         read_recipe(tmp_path / "recipe.toml", {})
 
 
+def test_an_error_is_one_printable_line_of_bounded_length() -> None:
+    """Whoever raises it, and whatever it was made of."""
+    for error in (XlstmEdgeError, InputError):
+        message = str(error("expected a\x1b[31mred\n\u202eline\udcff, came \u00e9; look"))
+        assert message == r"expected a\x1b[31mred\n\u202eline\udcff, came é; look"
+        assert str(error("x" * 1000)) == "x" * 1000
+        assert str(error("x" * 1001)) == "x" * 1000 + "..."
+        assert str(error()) == ""
+
+
 def test_a_reader_takes_what_it_was_told_and_nothing_else() -> None:
     reader = Reader({"n": 3, "t": "ab", "x": None}, "it", ["n", "t"], optional=["x", "y"])
     assert (reader.integer("n", 3, 3), reader.text("t", pattern="a."), reader.is_null("x"), reader.is_null("y")) == (

@@ -147,7 +147,7 @@ def test_a_manifest_of_another_width(bundle_of: Callable[[Case, str], Path], tmp
     manifest = json.loads(path.read_text())
     manifest["model"]["vocab_size"] = 4096
     path.write_text(json.dumps(manifest))
-    with pytest.raises(xr.BundleError):
+    with pytest.raises(xr.BundleError, match="expected 4096 outputs as in the manifest, came 97"):
         xr.load(tmp_path / "bundle")
     with pytest.raises(xr.VerificationError):
         list(verify_bundle(tmp_path / "bundle"))

@@ -294,3 +294,23 @@ def test_a_ban_of_everything_is_refused() -> None:
         Sampler(SamplingOptions(banned=range(4)), 4)
     with pytest.raises(InputError, match="ban of all"):
         Sampler(SamplingOptions(banned=[0, 1], logit_bias={2: -math.inf}), 4, late=[3])
+
+
+OUT_OF_RANGE = [
+    ("temperature", -1e-9), ("temperature", 1.1e4), ("top_p", 1.1), ("min_p", -0.1), ("repetition_penalty", 0.0),
+    ("presence_penalty", 1.1e4), ("presence_penalty", -1.1e4), ("frequency_penalty", 1.1e4), ("frequency_penalty", "x"),
+    ("top_k", -1), ("top_k", 2**31), ("top_k", True), ("penalty_window", -1), ("penalty_window", 2**20), ("seed", 2**64),
+    ("seed", -1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
+def test_an_option_out_of_its_range_is_named(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=rf"^expected {name} "):
+        SamplingOptions(**{name: value})
+
+
+def test_truth_is_no_id() -> None:
+    with pytest.raises(InputError, match="logit_bias"):
+        Sampler(SamplingOptions(banned=[True]), 9)
+    assert SamplingOptions().penalty_window == 64

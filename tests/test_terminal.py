@@ -118,6 +118,13 @@ def test_ctrl_c_at_any_time(seconds: float, checkpoint_of: Callable[[Case], Path
     assert {path.name for path in tmp_path.iterdir()} <= ({"bundle"} if code == 0 else set())
 
 
+def test_ctrl_c_ends_the_process_there_and_then_only_while_told() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with terminal.instant_interrupt():
+        assert signal.getsignal(signal.SIGINT) is terminal.leave_at_once
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_a_fault_of_ours_is_70_and_says_how_to_report(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     def fault(_path: object, **_choice: object) -> None:
         raise ZeroDivisionError("a \x1b[31mred\x1b[0m\nfault")
@@ -256,6 +263,10 @@ def test_generated_text_cannot_either_where_a_person_looks(monkeypatch: pytest.M
 
 
 def test_values_in_messages_are_short_and_escaped() -> None:
+    assert [shown(v) for v in ([1, 2], {"a": 1}, (), "a" * 60, "a" * 61)] == [
+        "a list", "a dict", "a tuple", repr("a" * 60), f"{'a' * 60!r}...",
+    ]  # fmt: skip
+    assert [shown(v) for v in (10**60 - 1, -(10**60), 10**60)] == ["9" * 60, *["a number of many digits"] * 2]
     bomb: Any = ["x" * 10]
     for _ in range(30):
         bomb = [bomb] * 10

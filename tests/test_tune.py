@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import xlstm_edge
@@ -99,6 +100,7 @@ UNFIT: dict[str, Callable[[Path], object]] = {
     "no data": lambda f: (f / "model.onnx.data").unlink(),
     "overwritten data": overwritten,
     "data elsewhere": replaced_by_a_link,
+    "all of it elsewhere": lambda f: (f.rename(f.parent / "elsewhere"), f.symlink_to(f.parent / "elsewhere")),
 }  # fmt: skip
 
 
@@ -154,6 +156,55 @@ def test_large_tuned_files_are_hashed_by_verify(tuned: Path, command: Command, m
     result = command("verify", tuned)
     assert_one_sentence(result, 1)
     assert "as it was tuned" in result.err
+
+
+def test_of_large_tuned_files_the_size_is_compared(tuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "HASHED_AT_LOAD", 0)
+    manifest = xr.load(tuned).manifest
+    assert tuning.read_tuning(tuned, manifest) is not None
+    UNFIT["shorter data"](tuned / "tuned")
+    assert tuning.read_tuning(tuned, manifest) is None
+
+
+def a_little_else(bundle: Path, other: Path) -> Path:
+    """The graph of a copy of a bundle with one norm changed."""
+    shutil.copytree(bundle, other)
+    graph = onnx.load(other / "model.onnx")
+    norm = next(t for t in graph.graph.initializer if t.name.endswith("ffn_norm.weight"))
+    norm.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(norm) * np.float32(1.00001), norm.name))
+    onnx.save(graph, other / "model.onnx")
+    return other / "model.onnx"
+
+
+def test_a_tuned_graph_that_computes_a_little_else_fails_verification(
+    tuned: Path, command: Command, tmp_path: Path
+) -> None:
+    """So little that rounding could explain it: only bits show it."""
+    other = a_little_else(tuned, tmp_path / "other")
+    for name in ("model.onnx", "model.onnx.data"):
+        (tuned / "tuned" / name).unlink()
+    tune._save_prepacked(other, tuned / "tuned" / "model.onnx", 1)
+    rehash(tuned / "tuned")
+    assert xr.load(tuned).tuning is not None
+    result = command("verify", tuned)
+    assert_one_sentence(result, 1)
+    assert "the tuned graph to compute" in result.err
+
+
+@pytest.mark.parametrize("bundle", ["int4"], indirect=True)
+def test_a_tuned_graph_that_computes_something_else_is_not_kept(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should onnxruntime ever write one: the rest of the tuning stands."""
+    write, other = tune._save_prepacked, a_little_else(bundle, tmp_path / "other")
+    monkeypatch.setattr(tune, "_save_prepacked", lambda _source, target, threads: write(other, target, threads))
+    expected = np.array(xr.load(bundle).session().prefill(range(70)))
+    found = tune.tune_bundle(bundle)
+    assert not found.prepacked
+    assert [path.name for path in (bundle / "tuned").iterdir()] == ["tuned.json"]
+    model = xr.load(bundle)
+    assert model.tuning == found
+    np.testing.assert_allclose(model.session().prefill(range(70)), expected, atol=2e-3 * np.ptp(expected))
 
 
 @pytest.mark.parametrize("bundle", ["int4"], indirect=True)
