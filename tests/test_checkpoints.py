@@ -646,3 +646,52 @@ def test_parameters_and_views_are_tensors_too(checkpoint_of: CheckpointOf, tmp_p
     for index, content in enumerate((views, parameters, turned)):
         folder = rewritten(source, tmp_path / str(index), {"model": content})
         assert_equal_to_official(open_checkpoint(folder), official("a3-mixed", source), BY_NAME["a3-mixed"])
+
+
+AROUND: dict[str, tuple[str, Change]] = {
+    "a bias of the head": ("a1-mixed", lambda t: {"lm_head.bias": torch.ones(97)}),
+    "positions": ("a1-mixed", lambda t: {"pos_embedding.weight": torch.ones(16, 64)}),
+    "a norm before": ("a1-mixed", lambda t: {"norm.weight": torch.ones(64)}),
+    "another head of a tied model": ("c-tied", lambda t: {"head.weight": torch.ones(97, 64)}),
+    "a classifier of another name": ("c-tied", lambda t: {"cls_head.weight": torch.ones(2, 64)}),
+    "a part of any name": ("b-plain", lambda t: {"mixer.weight": torch.ones(64, 64)}),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_parts_around_a_language_model_are_not_left_out(name: str, checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    """Its prefix given, the user has decided; but for half of a head that was taken in."""
+    case, more = AROUND[name]
+    source = checkpoint_of(BY_NAME[case])
+    tensors = {f"model.{key}": tensor for key, tensor in tensors_of(source).items()}
+    if name == "a bias of the head":  # the wrapper keeps the head
+        tensors["lm_head.weight"] = tensors.pop("model.lm_head.weight")
+    folder = rewritten(source, tmp_path / "checkpoint", tensors | more(tensors))
+    with pytest.raises(CheckpointError, match="may change what it says"):
+        open_checkpoint(folder)
+    if name == "a bias of the head":
+        with pytest.raises(CheckpointError, match="not supported as a whole"):
+            open_checkpoint(folder, prefix="model.")
+    else:
+        assert open_checkpoint(folder, prefix="model.").notes.left_out
+
+
+def test_only_the_wrapper_of_that_name_ties(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    for section, top in (("my_xlstm_config", {}), ("_xlstm_config", {"tie_word_embeddings": False})):
+        folder = Path(shutil.copytree(checkpoint_of(BY_NAME["a2-tied"]), tmp_path / section))
+        configured(
+            folder, lambda c, section=section, top=top: top | {section: c["_xlstm_config"] | {"tie_weights": False}}
+        )  # type: ignore[misc]
+        with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
+            open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("beside", [{"rope": {"enabled": True}}, {"positional": {"type": "rope"}}, {"rotary": True}])
+def test_sections_beside_a_language_model_count(beside: Any, checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint_of(BY_NAME["a1-mixed"]), tmp_path / "checkpoint"))
+    config = yaml.safe_load(next(folder.glob("config.*")).read_text())
+    configured(folder, lambda c: {"model": config} | beside)
+    with pytest.raises(CheckpointError, match="another architecture"):
+        open_checkpoint(folder)
+    configured(folder, lambda c: {"model": config, "rope": {"enabled": False}})
+    assert open_checkpoint(folder).spec.family == "A1"

@@ -305,3 +305,68 @@ def test_a_bundle_is_held_against_the_text_it_was_given(folder: Path, tmp_path: 
     without = command(*words)  # the checkpoint has no tokenizer of its own
     assert_one_sentence(without, 1)
     assert "--tokenizer" in without.err
+
+
+@pytest.mark.parametrize(
+    "name", ["AutoProcessor", "AutoTokenizer", "pipeline", "AutoModel", "evil.Tokenizer", "Trainer"]
+)
+def test_a_file_does_not_choose_what_runs(name: str, folder: Path, tmp_path: Path, command: Command) -> None:
+    """Nothing of that name is asked for: no question on the terminal, no network, no code."""
+    (folder / "vocab.json").write_text(json.dumps({chr(0x100 + i): i for i in range(40)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": name, "auto_map": {name: "evil/repo--a.B", "AutoTokenizer": ["a.B", None]}})
+    )
+    result = command("export", folder, "-o", tmp_path / "bundle")
+    assert result.code == 0
+    assert "no text" in result.err
+    assert "tokenizer class" in result.err
+    assert "run the custom code" not in result.out + result.err
+
+
+SAMPLING = [
+    ({"do_sample": True, "top_p": 0.9}, {"temperature": 1.0, "top_k": 50, "top_p": 0.9}),
+    ({"do_sample": True}, {"temperature": 1.0, "top_k": 50}),
+    ({"do_sample": True, "temperature": 0.7, "top_k": 0}, {"temperature": 0.7}),
+    ({"repetition_penalty": 1.3}, {"repetition_penalty": 1.3}),
+    ({"temperature": 0.7}, {}),
+    ({"do_sample": False, "top_p": 0.5}, {}),
+]
+
+
+@pytest.mark.parametrize(("file", "expected"), SAMPLING, ids=lambda value: str(value)[:40])
+def test_what_a_generation_config_leaves_out_is_a_default(
+    file: dict[str, Any], expected: dict[str, Any], folder: Path, tmp_path: Path, command: Command
+) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(file))
+    assert command("export", folder, "-o", tmp_path / "bundle").code == 0
+    assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["sampling"] == expected
+
+
+@pytest.mark.parametrize("value", [True, "0.7", [1], float("nan")], ids=str)
+def test_sampling_defaults_of_another_type(value: Any, folder: Path, tmp_path: Path, command: Command) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": value}))
+    assert_one_sentence(command("export", folder, "-o", tmp_path / "bundle"), 2)
+
+
+def test_tokens_that_only_the_files_beside_name(folder: Path, tmp_path: Path, command: Command) -> None:
+    """As transformers adds them: ids, stop ids and stop strings."""
+    from transformers import PreTrainedTokenizerFast
+
+    small().save(str(folder / "tokenizer.json"))
+    named = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|halt|>",
+        "additional_special_tokens": ["<|im_start|>"],
+        "added_tokens_decoder": {"400": {"content": "<tool>", "special": False, "normalized": False}},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    oracle = PreTrainedTokenizerFast.from_pretrained(folder)
+    result = command("export", folder, "-o", tmp_path / "bundle")
+    assert result.code == 0
+    assert "<|halt|>" in result.err
+    model = xr.load(tmp_path / "bundle", threads=1)
+    for text in ("to be<|halt|>or", "<|im_start|>be <tool> or", "plain"):
+        expected = oracle(text)["input_ids"]
+        assert model.tokenizer.encode(text) == expected, text
+    assert oracle.eos_token_id in model.manifest.special_tokens.stop

@@ -78,6 +78,15 @@ CHAIN = pickle.dumps(Chain(28), 2)
 PICKLED_MEMORY = b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x7f\x85R."
 
 
+MANY = dict.fromkeys(range(60000))
+
+
+def within_itself() -> dict[Any, Any]:
+    """A mapping of many entries, a hundred of which are the mapping itself."""
+    mapping: dict[Any, Any] = {str(i): None for i in range(60_000)}
+    return mapping | {f"s{i}": mapping for i in range(100)} | {"own": mapping}
+
+
 def zipped(folder: Path) -> bytes:
     torch.save(load_file(folder / "model.safetensors"), folder / "whole.pt")
     content = (folder / "whole.pt").read_bytes()
@@ -146,13 +155,28 @@ HOSTILE: dict[str, tuple[Spoil, str]] = {
     "gptq": (add("xlstm_block_stack.blocks.0.xlstm.proj_up.qweight", 4), "quantized"),
     "adapters": (add("xlstm_block_stack.blocks.0.xlstm.proj_up.lora_A.default.weight", 2), "merge"),
     "block nine billion": (add(NINES, 2), "9000000000"),
-    "block of 5,000 digits": (add(NINES.replace("9000000000", "9" * 5000), 2), "without a gap"),
+    "block of 5,000 digits": (add(NINES.replace("9000000000", "9" * 5000), 2), "512 characters"),
     "block 007": (add(NORM.replace(".0.", ".007."), 64), "'007'"),
     "a gap between blocks": (
         edit_tensors(lambda t: t.update({k.replace(".2.", ".3."): t.pop(k) for k in list(t) if ".2." in k})),
         "'3'",
     ),
-    "a long name": (torch_file(lambda t: t | {"x\n\x1b" * 9000: torch.ones(2)}), "x\\n\\x1b"),
+    "a long name": (torch_file(lambda t: t | {"x\n\x1b" * 9000: torch.ones(2)}), "512 characters"),
+    "a name that patterns dwell on": (torch_file(lambda t: t | {"blocks.0." * 40_000 + "x": torch.ones(2)}), "512"),
+    "a name that patterns dwell on more": (
+        torch_file(lambda t: t | {"blocks.a.0." * 8000 + "x": torch.ones(2)}),
+        "512",
+    ),
+    "a mapping in a thousand places": (torch_file(lambda t: {f"k{i}": MANY for i in range(990)}), "not an xLSTM"),
+    "a mapping in itself": (torch_file(lambda t: within_itself()), "not an xLSTM"),
+    "a long key over many mappings": (
+        torch_file(lambda t: {"A" * 900_000: {str(i): {} for i in range(990)}}),
+        "not an xLSTM",
+    ),
+    "a setting that patterns dwell on": (
+        as_json(lambda c: f'{{"learning_rate_{"a" * 300_000}{"dropout" * 40_000}": 1, {c[1:]}'),
+        "a longer name",
+    ),
     "no names": (torch_file(lambda t: dict(enumerate(t.values()))), "not an xLSTM"),
     "a list": (torch_file(lambda t: list(t.values())), "list"),
     "nothing": (torch_file(lambda t: {}), "not an xLSTM"),

@@ -75,6 +75,10 @@ class IdText:
         """One id."""
         return f"{token} "
 
+    def settle(self) -> str:
+        """Nothing."""
+        return ""
+
     def flush(self) -> str:
         """Nothing."""
         return ""

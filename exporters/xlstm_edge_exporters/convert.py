@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ PAIR = ("vocab.json", "merges.txt")
 PIECES = "tokenizer.model"
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 LARGEST = 256 << 20
+FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
+FOREIGN = ("auto_map", "processor_class", "tokenizer_class")  # would name code, or something else than a tokenizer
+CLASSES = (
+    "GPT2Tokenizer", "LlamaTokenizer", "CodeLlamaTokenizer", "T5Tokenizer", "Qwen2Tokenizer", "RobertaTokenizer",
+    "GPTNeoXTokenizer", "GemmaTokenizer", "XLMRobertaTokenizer", "AlbertTokenizer", "BartTokenizer", "CodeGenTokenizer",
+    "BloomTokenizer", "CamembertTokenizer", "MBartTokenizer", "PegasusTokenizer", "BigBirdTokenizer", "CohereTokenizer",
+)  # fmt: skip
 GENERIC = ("PreTrainedTokenizer", "PythonBackend", "TokenizersBackend")  # no class of its own
 
 
@@ -53,6 +61,58 @@ def convert_tokenizer(folder: Path) -> tuple[bytes | None, str | None]:
     return None, f"{what}: {reason}; {without}"
 
 
+def with_named_tokens(document: bytes, settings: list[dict[str, Any]]) -> tuple[bytes, list[str]]:
+    """A tokenizer.json with the tokens that only the files beside it name, as transformers adds them; and their names.
+
+    `settings`: tokenizer_config.json, special_tokens_map.json, added_tokens.json. Tokens with ids of their own come first,
+    in the order of these; then the special ones by role. A token of the vocabulary that a file calls special becomes so.
+    """
+    from tokenizers import AddedToken, Tokenizer  # noqa: PLC0415  # optional
+
+    tokenizer, added = Tokenizer.from_str(document.decode("utf-8")), list[str]()
+    known = {token.content: token.special for token in tokenizer.get_added_tokens_decoder().values()}
+    for content, flags in _named(settings):
+        special = bool(flags.pop("special", True))
+        if content in known and (known[content] or not special):
+            continue
+        token = AddedToken(content, special=special, **flags)
+        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([token])
+        known[content] = special
+        added.append(content)
+    return (str(tokenizer.to_str()).encode("utf-8"), added) if added else (document, [])
+
+
+def _named(settings: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, bool]]]:
+    """Tokens and their flags, as far as files state them."""
+    config, roles, by_id = settings
+    decoder = config.get("added_tokens_decoder")
+    entries = (
+        {int(key): value for key, value in decoder.items() if key.isdecimal()} if isinstance(decoder, dict) else {}
+    )
+    for _, value in sorted(entries.items()):
+        yield from _token(value, special=False)
+    plain = {name: index for name, index in by_id.items() if isinstance(index, int)}
+    for name in sorted(plain, key=lambda name: plain[name]):
+        yield from _token(name, special=False)
+    for source in (config, roles):
+        for key, value in source.items():
+            if key.endswith("_token"):
+                yield from _token(value, special=True)
+            elif key in ("additional_special_tokens", "extra_special_tokens"):
+                values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+                for one in values:
+                    yield from _token(one, special=True)
+
+
+def _token(value: Any, *, special: bool) -> Iterator[tuple[str, dict[str, bool]]]:
+    """A token written as its text, or as an object with flags."""
+    entry = value if isinstance(value, dict) else {"content": value}
+    content = entry.get("content")
+    if isinstance(content, str) and content:
+        flags = {key: entry[key] for key in FLAGS if isinstance(entry.get(key), bool)}
+        yield content, {"special": special, **flags}
+
+
 def _by_transformers(paths: list[Path], *, pieces: bool) -> bytes:
     """Only the tokenizer's own files: with the model's config, another class might be guessed."""
     import transformers  # noqa: PLC0415  # optional, and slow to import
@@ -66,15 +126,26 @@ def _by_transformers(paths: list[Path], *, pieces: bool) -> bytes:
     settings: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
-            shutil.copyfile(path, Path(folder) / path.name)
+            target = Path(folder) / path.name
             if path.name == "tokenizer_config.json":
                 value = json.loads(path.read_text(encoding="utf-8"))
                 settings = value if isinstance(value, dict) else {}
-        default = "PreTrainedTokenizerFast" if pieces else "GPT2Tokenizer"
-        name = str(settings.get("tokenizer_class", default)).removesuffix("Fast")
-        kind = getattr(transformers, default if name in GENERIC else name, None) or getattr(transformers, default)
-        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+                target.write_text(json.dumps({k: v for k, v in settings.items() if k not in FOREIGN}), encoding="utf-8")
+            else:
+                shutil.copyfile(path, target)
+        kind = _class(transformers, settings, "PreTrainedTokenizerFast" if pieces else "GPT2Tokenizer")
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return str(tokenizer.backend_tokenizer.to_str()).encode()
+
+
+def _class(transformers: Any, settings: dict[str, Any], default: str) -> Any:
+    """The tokenizer class that a config names, if it is one of those in `CLASSES`: a file does not choose what runs."""
+    name = str(settings.get("tokenizer_class", default)).removesuffix("Fast")
+    if name in GENERIC or name == default.removesuffix("Fast"):
+        name = default
+    elif name not in CLASSES:
+        raise ValueError(f"the tokenizer class {name[:60]}, which is none of {', '.join(CLASSES)}")
+    return getattr(transformers, name)
 
 
 def _by_tokenizers(vocabulary: Path, merges: Path) -> bytes:

@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlstm_edge_runtime.errors import BundleError, CheckpointError, InputError, shown_path
+from xlstm_edge_runtime.errors import BundleError, CheckpointError, InputError, shown, shown_path
 from xlstm_edge_runtime.manifest import SpecialTokens, TokenizerInfo
 from xlstm_edge_runtime.reading import read_bytes
 from xlstm_edge_runtime.sampling import SamplingOptions
 from xlstm_edge_runtime.tokenizer import ByteTokenizer, HuggingFaceTokenizer, Tokenizer, encode_text
 
 from .checkpoints import Checkpoint
-from .convert import TOKENIZER, convert_tokenizer, find
+from .convert import TOKENIZER, convert_tokenizer, find, with_named_tokens
 
 SAMPLING_KEYS = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "repetition_penalty": float}
 SETTINGS = ("generation_config.json", "config.json", "tokenizer_config.json", "special_tokens_map.json")
+OFF = {("top_k", 0), ("top_p", 1.0), ("min_p", 0.0), ("repetition_penalty", 1.0)}  # nothing to write down
 BYTE_VOCABULARY = 256
 LARGEST_TOKENIZER, LARGEST_SETTINGS = 128 << 20, 16 << 20
 
@@ -73,6 +74,12 @@ def text_side(checkpoint: Checkpoint, choice: str | None = None, note: Note = no
     if document is None:
         return TextSide(TokenizerInfo(kind="none"), None, _special(settings, None, vocab), sampling)
     tokenizer = _checked(document, vocab)
+    if choice is None:
+        beside = [settings[2], settings[3], _read(checkpoint.folder, "added_tokens.json")]
+        document, added = with_named_tokens(document, beside)
+        if added:
+            tokenizer = _checked(document, vocab)
+            note(f"tokens that only the files beside {TOKENIZER} name, added to it: {_listed(added)}")
     return TextSide(
         TokenizerInfo(kind="huggingface", file=TOKENIZER), document, _special(settings, tokenizer, vocab), sampling
     )
@@ -119,6 +126,11 @@ def _checked(document: bytes, vocab: int) -> HuggingFaceTokenizer:
     return tokenizer
 
 
+def _listed(names: list[str]) -> str:
+    rest = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(shown(name) for name in names[:6]) + rest
+
+
 def _read(folder: Path, name: str) -> dict[str, Any]:
     path = find(folder, name)
     if path is None:
@@ -161,13 +173,24 @@ def _tokens(settings: list[dict[str, Any]], kind: str, tokenizer: HuggingFaceTok
 
 
 def _sampling(generation: dict[str, Any]) -> dict[str, Any]:
-    if generation.get("do_sample") is not True:
-        return {}
-    values = {
-        key: kind(generation[key])
-        for key, kind in SAMPLING_KEYS.items()
-        if isinstance(generation.get(key), (int, float)) and math.isfinite(generation[key])
-    }
+    """What `generate` of transformers would do with this file; what it leaves out there is a default, not off.
+
+    A file that samples and names no temperature means 1, no top_k 50; one that does not sample is greedy, and only the
+    repetition penalty counts.
+    """
+    samples = generation.get("do_sample") is True
+    keys = SAMPLING_KEYS if samples else {"repetition_penalty": float}
+    values: dict[str, Any] = {"temperature": 1.0, "top_k": 50} if samples else {}
+    for key, kind in keys.items():
+        value = generation.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise CheckpointError(
+                f"expected {key} in generation_config.json as a number, came {shown(value)}; repair the file"
+            )
+        values[key] = kind(value)
+    values = {key: value for key, value in values.items() if (key, value) not in OFF}
     try:
         SamplingOptions.from_mapping(values)
     except InputError as error:

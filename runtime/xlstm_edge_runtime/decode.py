@@ -32,6 +32,9 @@ class DecodeStream(Protocol):
     def push(self, token: int) -> str:
         """The text that this token makes certain, possibly none."""
 
+    def settle(self) -> str:
+        """What is held back and whole: for text whose order matters now, as before a special token that may stop it."""
+
     def flush(self) -> str:
         """What is still held back; call once, at the end."""
 
@@ -48,6 +51,10 @@ class ByteStream:
     def push(self, token: int) -> str:
         """Text of the characters that are complete now."""
         return self._decoder.decode(self._bytes_of(token))
+
+    def settle(self) -> str:
+        """Nothing: what is whole was given."""
+        return ""
 
     def flush(self) -> str:
         """An incomplete character as U+FFFD."""
@@ -88,6 +95,10 @@ class WindowStream:
         self._window.append(token)
         return piece + self._show(final=False)
 
+    def settle(self) -> str:
+        """The run's whole characters, if it is right so far; wrong bytes that come later are then a run of their own."""
+        return self._cut_run(right=True) if self._run else ""
+
     def flush(self) -> str:
         """All that is left."""
         return self._end_run() + self._show(final=True)
@@ -112,18 +123,21 @@ class WindowStream:
         self._cut = False
         return self._text_of_run(run)
 
-    def _cut_run(self) -> str:
-        """Whole characters of a run that is too long; an unfinished one stays."""
+    def _cut_run(self, *, right: bool = False) -> str:
+        """Whole characters of a run that is too long, or of one that must be `right`; an unfinished one stays."""
         run = self._run
-        for left in range(UNFINISHED + 1):
+        for left in range(min(UNFINISHED, len(run)) + 1):
             text = self._text_of_run(run[: len(run) - left])
             if UNKNOWN not in text:
                 break
         else:
+            if right:
+                return ""
             left, text = 0, self._text_of_run(run)
+        held = "" if self._cut else self._show(final=True)
         self._close(run[: len(run) - left])
         self._run = run[len(run) - left :]
-        return text
+        return held + text
 
     def _close(self, tokens: Sequence[int]) -> None:
         """Tokens whose text has been given; what comes next is not one run with them."""

@@ -70,6 +70,11 @@ class StopMatcher:
         self._begin: int | None = None  # where the match that won so far begins
         self.hit = False
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to match."""
+        return bool(self._stops)
+
     def push(self, text: str, *, visible: bool = True) -> str:
         """The text that may be shown now; after a stop string (`hit`) nothing any more."""
         if not self._stops:
@@ -188,7 +193,9 @@ def _stream(
     for event in events:
         if isinstance(event, Token):
             text = matcher.push(decoder.push(event.id))
-            text += matcher.push(tokenizer.special_text(event.id), visible=False)
+            if special := tokenizer.special_text(event.id):
+                before = decoder.settle() if matcher.waits else ""
+                text += matcher.push(before) + matcher.push(special, visible=False)
         else:
             text = matcher.push(decoder.flush()) + matcher.flush()
         if text:

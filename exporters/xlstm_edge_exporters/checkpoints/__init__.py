@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xlstm_edge_runtime.errors import CheckpointError
+
 from ..spec import ModelSpec
 from ..weights import Stored, Weights
 from . import large, v1
 from .base import Canonical
 from .config import Section, read_config
 from .files import locate
-from .names import Selection, select
+from .names import LANGUAGE_MODELS, Selection, select
 from .notes import Notes
 from .settings import check_around
 from .tensors import open_tensors
@@ -50,6 +52,7 @@ def open_checkpoint(path: str | Path, *, prefix: str | None = None, weights: str
     opened = open_tensors(located.weights, located.key)
     selection = select(opened, prefix)
     canonical = _canonical(selection, config, section)
+    whole = selection.found.form in LANGUAGE_MODELS
     notes = Notes(
         prefix=selection.found.prefix,
         key=opened.key,
@@ -58,7 +61,10 @@ def open_checkpoint(path: str | Path, *, prefix: str | None = None, weights: str
         renamed=selection.renamed,
         left_out=selection.left_out,
         ignored_tensors=selection.ignored,
-        ignored_settings=(*canonical.ignored_settings, *check_around(section.around, KEYS)),
+        ignored_settings=(
+            *canonical.ignored_settings,
+            *check_around(section.around, KEYS, whole=whole),
+        ),
         unread_files=located.unread,
     )
     files = (path, *located.weights)
@@ -75,5 +81,10 @@ def _canonical(selection: Selection, config: dict[str, Any], section: Section) -
         return large.load_stack(stored, config)
     if form == "v1 stack":
         return v1.load(stored, config, "A3")
-    wrapped = section.path is not None and section.path.endswith("_xlstm_config")
+    wrapped = section.path is not None and section.path.rpartition(".")[2] == "_xlstm_config"
+    if wrapped and section.around.get("tie_word_embeddings") is False and "lm_head.weight" not in stored:
+        raise CheckpointError(
+            "expected an output head, as tie_word_embeddings false says, came a checkpoint without lm_head.weight; "
+            "export the complete checkpoint"
+        )
     return v1.load(stored, config, "A2" if wrapped else "A1", alone=not selection.left_out)

@@ -24,6 +24,7 @@ MOST_VALUES, DEEPEST, MOST_MERGED = 200_000, 40, 256
 MOST_REFERENCES, LONGEST_TEXT = 200, 1_000
 REFERENCE = re.compile(r"\$\{([^${}]*)\}")
 # Sections that hold an xLSTM v1 config in published wrappers; others are found by what is in them.
+LONGEST_KEY = 200  # characters; the patterns that settings are held against take time that grows faster
 WRAPPERS = ("_xlstm_config", "xlstm_cfg", "xlstm_config")
 V1_SIGNS = {"mlstm_block", "slstm_block", "slstm_at"}
 WIDTHS, DEPTHS = {"embedding_dim", "hidden_size"}, {"num_blocks", "num_hidden_layers", "num_heads"}
@@ -130,6 +131,8 @@ def _plain(value: Any, budget: Iterator[int], depth: int) -> Any:
     if next(budget, None) is None or depth < 0:
         raise ValueError("more values, or deeper ones, than any config has (aliases that multiply?)")
     if isinstance(value, dict):
+        if any(isinstance(key, str) and len(key) > LONGEST_KEY for key in value):
+            raise ValueError("a longer name than any setting has")
         return {str(_plain(key, budget, 0)): _plain(v, budget, depth - 1) for key, v in value.items()}
     if isinstance(value, list):
         return [_plain(v, budget, depth - 1) for v in value]

@@ -82,6 +82,7 @@ def select(opened: Opened, prefix: str | None = None) -> Selection:
     rivals = [m for m in models if m != found]
     renamed = _head(opened, found, rivals, inside, outside)
     _refuse_classifier(found, names, inside, prefix)
+    _refuse_around(found, rivals, outside, renamed, prefix)
     mapping = {old: new[len(found.prefix) :] for old, new in inside.items()} | dict(renamed)
     if found.form == "large stack":  # named as in the whole model
         mapping = {old: "backbone." + new for old, new in mapping.items()}
@@ -203,4 +204,33 @@ def _refuse_classifier(found: Found, names: Mapping[str, str], inside: Mapping[s
         raise CheckpointError(
             f"expected one of {FAMILIES}, came a sequence classifier; not supported as a whole, so pass --prefix "
             f"{shown(found.prefix + PARTS[found.form][0])} for its stack of float vectors"
+        )
+
+
+def _refuse_around(
+    found: Found,
+    rivals: list[Found],
+    outside: Mapping[str, str],
+    renamed: list[tuple[str, str]],
+    prefix: str | None,
+) -> None:
+    """A language model is whole: what stands around it and is no copy and no loss takes part in what it says.
+
+    A user who names the prefix has decided; but half of a head that was taken in is a wrong head.
+    """
+    if found.form not in LANGUAGE_MODELS:
+        return
+    copies = tuple(m.prefix for m in rivals if m.prefix)
+    parts = sorted(old for old, new in outside.items() if not HARMLESS.fullmatch(new) and not new.startswith(copies))
+    heads = tuple(outer.removesuffix("weight") for outer, _ in renamed)
+    halves = [old for old in parts if old.startswith(heads)] if heads else []
+    if halves or (parts and prefix is None):
+        raise CheckpointError(
+            f"expected a language model alone, came {listed(halves or parts)} around it, which may change what it says; "
+            + (
+                "not supported as a whole"
+                if halves
+                else f"pass --prefix {shown(found.prefix + PARTS[found.form][0])} for its stack of float vectors, or "
+                f"--prefix {shown(found.prefix)} if the parts around it take no part in its outputs"
+            )
         )

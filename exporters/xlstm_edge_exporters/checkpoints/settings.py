@@ -102,17 +102,18 @@ def check_settings(config: Mapping[str, Any], known: Collection[str], where: str
     return ignored
 
 
-def check_around(around: Mapping[str, Any], known: Collection[str]) -> list[str]:
+def check_around(around: Mapping[str, Any], known: Collection[str], *, whole: bool) -> list[str]:
     """The same for what stands beside the model's section: only what is known to change a model is refused.
 
-    `known` may stand there too, as Hugging Face wrappers repeat them; the section's own decide.
+    `known` may stand there too, as Hugging Face wrappers repeat them; the section's own decide. Beside a model that is
+    `whole`, a section of its own counts as well; beside a stack inside a larger net it describes another part of that.
     """
     for key, value in around.items():
         if (
             key not in known
             and (meaning := _meaning(key))
             and not _is_off(value)
-            and not isinstance(value, (dict, list))
+            and (whole or not isinstance(value, (dict, list)))
         ):
             raise CheckpointError(
                 f"expected no setting beside the model's that changes it, came {shown(key)} {brief(value)}: {meaning}; "
@@ -129,4 +130,6 @@ def _meaning(key: str) -> str | None:
 
 
 def _is_off(value: Any) -> bool:
+    if isinstance(value, Mapping) and "enabled" in value:
+        return _is_off(value["enabled"])
     return any(value is off or (type(value) is type(off) and value == off) for off in OFF) or value in ([], {})

@@ -9,6 +9,7 @@ import argparse
 import re
 import warnings
 import zipfile
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +26,7 @@ from ..weights import FloatArray, Weight, listed, shown, to_float32
 FLOATS = {"F64", "F32", "F16", "BF16"}
 TORCH_FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 BLOCK = re.compile(r"(?:^|\.)blocks\.(?:[^.]+\.)?[0-9]+\.(?:[^.]+\.)*(?:xlstm\.(?:mlstm|slstm)_cell|mlstm_layer)\.")
-DEEPEST, MOST_MAPPINGS = 5, 1_000
+DEEPEST, MOST_MAPPINGS, LONGEST_NAME = 5, 1_000, 512
 SCANNED = 16 << 20  # of the pickle is searched for what makes memory out of nothing
 DOUBLING = re.compile(
     rb"hex|base.?64|quopri|quoted.printable|\x02(\x00\x00\x00)?uu|Vuu\n|uu.codec|bz2|zlib|zip.codec", re.I
@@ -79,6 +80,7 @@ def _open_safetensors(path: Path) -> Iterator[tuple[str, Weight | str | None]]:
             f"expected {shown(path.name)} to be a complete safetensors file, came {_line(error)}; download it again"
         ) from error
     for name, view in views:
+        _refuse_long(name, path)
         shape, dtype = tuple(view.get_shape()), view.get_dtype()
         if dtype in FLOATS:
             yield name, Weight(shape, partial(_read_safetensor, file, name))
@@ -124,22 +126,31 @@ def _choose(mappings: Mappings, key: str | None, path: Path) -> str:
 
 
 def _mappings(top: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Every mapping inside a file by its place, nearest to the top first."""
-    waiting, count = [("", top, 0)], 0
-    while waiting and count < MOST_MAPPINGS:
-        (place, mapping, depth), count = waiting.pop(0), count + 1
+    """Every mapping inside a file by its place, nearest to the top first; one that stands in several places once."""
+    waiting, seen = deque([("", top, 0)]), {id(top)}
+    while waiting:
+        place, mapping, depth = waiting.popleft()
         yield place, mapping
         for key, value in mapping.items():
-            if len(waiting) < MOST_MAPPINGS and isinstance(value, Mapping) and isinstance(key, str) and depth < DEEPEST:
-                waiting.append((f"{place}/{key}" if place else key, value, depth + 1))
+            known = not isinstance(value, Mapping) or id(value) in seen or len(seen) >= MOST_MAPPINGS
+            if known or not isinstance(key, str) or len(key) > LONGEST_NAME or depth >= DEEPEST:
+                continue
+            seen.add(id(value))
+            waiting.append((f"{place}/{key}" if place else key, value, depth + 1))
 
 
 def _tensor_names(mapping: Mapping[Any, Any]) -> list[str]:
-    return [key for key, value in mapping.items() if isinstance(key, str) and isinstance(value, torch.Tensor)]
+    return [
+        key
+        for key, value in mapping.items()
+        if isinstance(key, str) and len(key) <= LONGEST_NAME and isinstance(value, torch.Tensor)
+    ]
 
 
 def _entries(state: Mapping[Any, Any], path: Path, size: int) -> Iterator[tuple[str, Weight | str | None]]:
     for name, tensor in state.items():
+        if isinstance(name, str):
+            _refuse_long(name, path)
         if not isinstance(tensor, torch.Tensor) or not isinstance(name, str):
             yield str(name) if isinstance(name, (str, int)) else f"an entry under a {type(name).__name__}", None
         elif tensor.dtype not in TORCH_FLOATS or tensor.layout != torch.strided or tensor.is_meta:
@@ -151,6 +162,15 @@ def _entries(state: Mapping[Any, Any], path: Path, size: int) -> Iterator[tuple[
             )
         else:
             yield name, Weight(tuple(tensor.shape), partial(to_float32, tensor))
+
+
+def _refuse_long(name: str, path: Path) -> None:
+    """Before any pattern is held against it: names are paths of modules, and patterns take time that grows faster."""
+    if len(name) > LONGEST_NAME:
+        raise CheckpointError(
+            f"expected names of at most {LONGEST_NAME} characters in {shown(path.name)}, came one of {len(name):,}; not "
+            "an xLSTM checkpoint"
+        )
 
 
 def _holds_data(tensor: torch.Tensor, size: int) -> bool:
