@@ -180,6 +180,7 @@ def test_an_exported_bundle_loads_as_it_is(checkpoint_of: CheckpointOf, tmp_path
 
 BAD_GENERATIONS: list[dict[str, Any]] = [
     {"stop_ids": 5}, {"banned": 5}, {"logit_bias": [1]}, {"logit_bias": {"a": 1}}, {"stop_ids": ["x"]},
+    {"stop_ids": [-1]}, {"stop_ids": [True]},
 ]  # fmt: skip
 
 

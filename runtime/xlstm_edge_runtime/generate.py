@@ -117,10 +117,13 @@ def merge_options(
         counts[name] = int(value)
     stops: Any = () if given.get("stop_ids") is None else given["stop_ids"]
     try:
-        ids = frozenset(operator.index(token) for token in stops)
+        tokens = list(stops)
+        ids = frozenset(operator.index(token) for token in tokens)
+        if any(isinstance(token, bool) for token in tokens) or min(ids, default=0) < 0:
+            raise TypeError("no ids")
     except TypeError as error:
         raise InputError(
-            f"expected stop_ids as a collection of ids, came {type(stops).__name__}; pass a list of integers"
+            f"expected stop_ids as a collection of ids, came {type(stops).__name__}; pass a list of integers of 0 or more"
         ) from error
     ignore_eos = given.get("ignore_eos", False)
     if not isinstance(ignore_eos, bool):
