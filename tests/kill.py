@@ -236,6 +236,7 @@ def fork(run: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
         code = 1
+        files._LOOKED_THROUGH.clear()  # a process of its own would look
         try:
             run()
             code = 0

@@ -695,3 +695,29 @@ def test_sections_beside_a_language_model_count(beside: Any, checkpoint_of: Chec
         open_checkpoint(folder)
     configured(folder, lambda c: {"model": config, "rope": {"enabled": False}})
     assert open_checkpoint(folder).spec.family == "A1"
+
+
+@pytest.mark.parametrize("name", ["a3-mixed", "stack"])
+def test_a_flat_config_of_the_net_around_a_stack(name: str, checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    """Settings of the outer net are named and ignored; what would change the stack is refused all the same."""
+    folder = tmp_path / "checkpoint"
+    outer = {"horizon": 24, "pred_len": 96, "enc_in": 7, "c_out": 7, "patch_len": 16, "quantiles": [0.1, 0.9]}
+    if name == "stack":
+        source = checkpoint_of(BY_NAME["b-plain"])
+        tensors = {k: v for k, v in tensors_of(source).items() if k.startswith("backbone.")}
+    else:
+        source = checkpoint_of(BY_NAME[name])
+        tensors = tensors_of(source)
+    rewritten(source, folder, under("net.core.", tensors) | {"fc.weight": torch.ones(7, 32)})
+    configured(folder, lambda c: c | outer)
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.spec.vocab_size is None
+    assert set(outer) <= set(checkpoint.notes.ignored_settings)
+    configured(folder, lambda c: c | {"rope_theta": 1e4})
+    with pytest.raises(CheckpointError, match="another architecture"):
+        open_checkpoint(folder)
+    (folder / "model.ckpt").unlink()
+    configured(folder, lambda c: {key: value for key, value in c.items() if key != "rope_theta"})
+    torch.save(tensors if name != "stack" else under("", tensors), folder / "model.ckpt")
+    with pytest.raises(CheckpointError, match="may change what the model"):  # alone, nothing else can have said it
+        open_checkpoint(folder)

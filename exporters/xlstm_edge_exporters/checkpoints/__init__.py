@@ -78,9 +78,9 @@ def _canonical(selection: Selection, config: dict[str, Any], section: Section) -
     if form == "C":
         return large.load_hugging_face(stored, config)
     if form == "large stack":
-        return large.load_stack(stored, config)
+        return large.load_stack(stored, config, alone=not selection.left_out)
     if form == "v1 stack":
-        return v1.load(stored, config, "A3")
+        return v1.load(stored, config, "A3", alone=not selection.left_out)
     wrapped = section.path is not None and section.path.rpartition(".")[2] == "_xlstm_config"
     if wrapped and section.around.get("tie_word_embeddings") is False and "lm_head.weight" not in stored:
         raise CheckpointError(

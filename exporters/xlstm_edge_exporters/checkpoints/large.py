@@ -42,10 +42,11 @@ def load_package(stored: Stored, config: Config) -> Canonical:
     return _load(stored, config, "B", embedding="embedding.weight", out_norm=flag(config, "add_out_norm", True))
 
 
-def load_stack(stored: Stored, config: Config) -> Canonical:
+def load_stack(stored: Stored, config: Config, *, alone: bool = True) -> Canonical:
     """B3: the blocks of xLSTM-Large alone, and its out_norm if the config has one: float vectors in and out."""
     _require(config, "num_heads", "num_blocks")
-    return _load(stored, config, "B3", embedding=None, out_norm=flag(config, "add_out_norm", True))
+    out_norm = flag(config, "add_out_norm", True)
+    return _load(stored, config, "B3", embedding=None, out_norm=out_norm, shared=not alone)
 
 
 def load_hugging_face(stored: Stored, config: Config) -> Canonical:
@@ -59,8 +60,10 @@ def _require(config: Config, *keys: str) -> None:
             raise CheckpointError(f"expected {key} in an xLSTM-Large config, came none; use the config of the training")
 
 
-def _load(stored: Stored, config: Config, family: str, *, embedding: str | None, out_norm: bool) -> Canonical:
-    ignored = _check_config(config)
+def _load(
+    stored: Stored, config: Config, family: str, *, embedding: str | None, out_norm: bool, shared: bool = False
+) -> Canonical:
+    ignored = _check_config(config, shared=shared)
     count = count_blocks({match[1] for name in stored.names if (match := BLOCK.match(name))})
     width = stored.shape("backbone.blocks.0.norm_mlstm.weight", 1)[0]
     vocab = None if embedding is None else stored.shape(embedding, 2)[0]
@@ -85,7 +88,7 @@ def _load(stored: Stored, config: Config, family: str, *, embedding: str | None,
     return Canonical(spec, weights, tuple(ignored))
 
 
-def _check_config(config: Config) -> list[str]:
+def _check_config(config: Config, *, shared: bool = False) -> list[str]:
     """Names of the ignored settings; CheckpointError for those that disagree or are not known."""
     for key in KERNELS:
         if "siging" in str(config.get(key, "")):
@@ -102,7 +105,8 @@ def _check_config(config: Config) -> list[str]:
         raise CheckpointError(
             f"expected cell_norm_eps as norm_eps, came {brief(eps)}, which no released model uses; not supported"
         )
-    return [name for name in check_settings(config, C_KEYS, "an xLSTM-Large config") if not name.startswith("_")]
+    ignored = check_settings(config, C_KEYS, "an xLSTM-Large config", shared=shared)
+    return [name for name in ignored if not name.startswith("_")]
 
 
 def _tied(stored: Stored, config: Config) -> bool:

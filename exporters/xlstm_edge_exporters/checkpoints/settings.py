@@ -60,7 +60,7 @@ MEANINGS = {
     r"siging|sigmoid|exp_?gate|gate_(act|fn)": "gates of another kind",
     r"bidirectional|reverse|backward_pass|flip": "reading from the end, which no stream can",
     r"lora|adapter|peft|prompt_tuning|prefix_tuning": "adapters beside the weights; merge them and save the model",
-    r"quant|bnb|gptq|awq|load_in_": "quantized weights; export the float checkpoint they were made from",
+    r"quant(?!ile)|bnb|gptq|awq|load_in_": "quantized weights; export the float checkpoint they were made from",
     r"norm": "another normalization",
     r"scal(e|ing)|temperature|multiplier|soft_?cap|clip": "a factor or a limit on what is computed",
     r"residual|skip|stochastic_depth|drop_path": "another way to join layers",
@@ -78,8 +78,12 @@ TEXT = re.compile(r"(bos|eos|pad|unk|sep|cls|mask)_token(_id)?|add_bos_token|for
 OFF = (None, False, 0, "", "none", "None", "null", "false", "off")
 
 
-def check_settings(config: Mapping[str, Any], known: Collection[str], where: str) -> list[str]:
-    """Names of the settings that are ignored; CheckpointError for those that may change what the model computes."""
+def check_settings(config: Mapping[str, Any], known: Collection[str], where: str, *, shared: bool = False) -> list[str]:
+    """Names of the settings that are ignored; CheckpointError for those that may change what the model computes.
+
+    In a config `shared` with the larger net around a stack, plain values that nobody knows are that net's: the stack's
+    dimensions come from its tensors.
+    """
     ignored, unknown = [], []
     for key, value in config.items():
         if key in known or TEXT.fullmatch(key):
@@ -90,7 +94,12 @@ def check_settings(config: Mapping[str, Any], known: Collection[str], where: str
                     f"expected only settings of {where}, came {shown(key)} {brief(value)}: {meaning}; not supported"
                 )
             ignored.append(key)
-        elif value is None or key.lower() in HARMLESS or HARMLESS_NAMES.fullmatch(key.lower()):
+        elif (
+            value is None
+            or key.lower() in HARMLESS
+            or HARMLESS_NAMES.fullmatch(key.lower())
+            or (shared and not isinstance(value, dict))
+        ):
             ignored.append(key)
         else:
             unknown.append(key)

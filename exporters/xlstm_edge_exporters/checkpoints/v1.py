@@ -54,7 +54,7 @@ def load(stored: Stored, config: Config, family: str, *, alone: bool = True) -> 
     stem = STEMS[family]
     kinds, count = _find_blocks(stored, stem)
     width = stored.shape(f"{stem}blocks.0.xlstm_norm.weight", 1)[0]
-    ignored = _check_config(config, kinds, count, width)
+    ignored = _check_config(config, kinds, count, width, shared=family == "A3" and not alone)
     blocks = [_Block(stored, config, f"{stem}blocks.{i}.", width, kinds.get(i, "mlstm")) for i in range(count)]
     vocab, ends = _ends(stored, config, family, width, alone)
     expected: Shapes = dict(ends.values())
@@ -277,9 +277,9 @@ def _dense(stored: Stored, name: str, source: str, bias: bool) -> dict[str, Weig
     return weights | ({name + ".bias": stored[source + ".bias"]} if bias else {})
 
 
-def _check_config(config: Config, kinds: dict[int, str], count: int, width: int) -> list[str]:
+def _check_config(config: Config, kinds: dict[int, str], count: int, width: int, *, shared: bool) -> list[str]:
     """Names of the ignored settings; CheckpointError for those that disagree or are not known."""
-    ignored = check_settings(config, MODEL_KEYS, "an xLSTM v1 config")
+    ignored = check_settings(config, MODEL_KEYS, "an xLSTM v1 config", shared=shared)
     agree(config, "num_blocks", count)
     agree(config, "embedding_dim", width)
     mlstm, slstm = section(config, "mlstm_block"), section(config, "slstm_block")
