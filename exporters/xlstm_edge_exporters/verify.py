@@ -94,8 +94,13 @@ def _difference(section: str, wanted: Any, came: Any) -> str:
     """The first member that differs, in words."""
     if isinstance(wanted, Mapping) and isinstance(came, Mapping):
         key = next(key for key in sorted({*wanted, *came}) if wanted.get(key) != came.get(key))
-        return f"{section} {key} {shown(wanted.get(key))} as in the checkpoint, came {shown(came.get(key))}"
-    return f"{section} {shown(wanted)} as in the checkpoint, came {shown(came)}"
+        return f"{section} {key} {_text(wanted.get(key))} as in the checkpoint, came {_text(came.get(key))}"
+    return f"{section} {_text(wanted)} as in the checkpoint, came {_text(came)}"
+
+
+def _text(value: Any) -> str:
+    """For a message; both sides were read in closed terms, so lists may be shown."""
+    return shown(json.dumps(value)) if isinstance(value, (list, Mapping)) else shown(value)
 
 
 def _same_weights(wanted: Weights, stored: Weights, schemes: Mapping[str, Scheme], recipe: Mapping[str, Any]) -> str:
