@@ -721,3 +721,15 @@ def test_a_flat_config_of_the_net_around_a_stack(name: str, checkpoint_of: Check
     torch.save(tensors if name != "stack" else under("", tensors), folder / "model.ckpt")
     with pytest.raises(CheckpointError, match="may change what the model"):  # alone, nothing else can have said it
         open_checkpoint(folder)
+
+
+def test_the_stack_of_a_hugging_face_model_with_that_form_s_names(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    """What the advice for a classifier leads to: num_hidden_layers says as much as num_blocks."""
+    folder = Path(shutil.copytree(checkpoint_of(BY_NAME["c-plain"]), tmp_path / "checkpoint"))
+    configured(folder, lambda c: {key: value for key, value in c.items() if key != "num_blocks"})
+    checkpoint = open_checkpoint(folder, prefix="backbone.")
+    assert checkpoint.spec.family == "B3"
+    assert len(checkpoint.spec.blocks) == len(open_checkpoint(folder).spec.blocks)
+    configured(folder, lambda c: c | {"num_hidden_layers": 7, "num_blocks": None})
+    with pytest.raises(CheckpointError, match="num_hidden_layers"):
+        open_checkpoint(folder, prefix="backbone.")
