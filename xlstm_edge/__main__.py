@@ -3,17 +3,14 @@
 import os
 import signal
 import sys
-from types import FrameType
 
-from .streams import prepare_streams
-
-INTERRUPTED = 130
+from .streams import INTERRUPTED, leave_at_once, prepare_streams
 
 
 def main() -> None:
     """Run the command line; its packages are an extra, so that a device can do without."""
     prepare_streams()
-    before = signal.signal(signal.SIGINT, _leave)  # nothing is open yet, and an import must not see an exception
+    before = signal.signal(signal.SIGINT, leave_at_once)  # nothing is open yet, and an import must not see an exception
     try:
         from .cli import run_cli  # noqa: PLC0415  # the extra may be missing
     except ModuleNotFoundError as error:
@@ -28,12 +25,6 @@ def main() -> None:
         if stop.code == INTERRUPTED:  # Python kills itself again where the interrupt passed through code run from text
             os._exit(INTERRUPTED)
         raise
-
-
-def _leave(_signal: int, _frame: FrameType | None) -> None:
-    """Ctrl-C while packages are imported: nothing to clean up."""
-    os.write(2, b"error: interrupted\n")
-    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

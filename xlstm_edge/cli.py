@@ -4,7 +4,6 @@ Results go to stdout, progress, statistics and errors to stderr; exit codes are 
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,10 +19,10 @@ from .bench import bench_bundle, parse_depths
 from .bench_report import bench_table, plot_depths
 from .demo import run_demo
 from .evaluate import evaluate, evaluate_table, plot
-from .progress import bars, until_done
+from .progress import bars, load_exporters, until_done
 from .report import check_plot_path, facts_table, state_table
 from .run import RunRequest, read_prompt, run_bundle
-from .terminal import err, guarded, instant_interrupt, note, plain, print_json, show, write_foreign
+from .terminal import err, guarded, note, plain, print_json, show, write_foreign
 
 app = typer.Typer(
     name="xlstm-edge",
@@ -80,7 +79,7 @@ def export(
     given |= {"keep": options.patterns(keep) if keep else None, "calibrate": str(calibrate) if calibrate else None}
     with bars(err) as progress:
         facade.check_export(output, recipe=recipe, force=force, **given)
-        _load_exporters(progress)
+        load_exporters(progress)
         bundle = facade.export(
             checkpoint, output, prefix=prefix, weights=weights, recipe=recipe, force=force, progress=progress, **given
         )
@@ -110,7 +109,7 @@ def verify(
     """
     with bars(err) as progress:
         if against is not None:
-            _load_exporters(progress)
+            load_exporters(progress)
         place = {"prefix": prefix, "weights": weights, "tokenizer": tokenizer}
         checks = facade.verify(bundle, against=against, **place, threads=threads, progress=progress)
     if as_json:
@@ -136,7 +135,7 @@ def inspect(
     """
     with bars(err) as progress:
         if not facade.is_bundle(path):
-            _load_exporters(progress)
+            load_exporters(progress)
         facts = facade.inspect(path, prefix=prefix, weights=weights)
     if as_json:
         print_json(facts)
@@ -214,7 +213,7 @@ def bench(
     check_plot_path(plot_file)
     with bars(err) as progress:
         if compare is not None:
-            _load_exporters(progress)
+            load_exporters(progress)
         result = bench_bundle(
             bundle,
             threads=threads,
@@ -276,7 +275,7 @@ def evaluate_command(
     check_plot_path(plot_file)
     with bars(err) as progress:
         if not facade.is_bundle(against):
-            _load_exporters(progress)
+            load_exporters(progress)
         results = evaluate(
             bundles,
             against=against,
@@ -321,13 +320,6 @@ def root(version: Annotated[bool, typer.Option("--version", "-V", help="Print th
 def run_cli() -> None:
     """Run the app and turn every failure into one sentence and an exit code."""
     sys.exit(guarded(lambda: app(standalone_mode=False)))
-
-
-def _load_exporters(progress: Callable[[str, int, int], None]) -> None:
-    """torch takes seconds, in which Ctrl-C must work and somebody is looking."""
-    progress("loading torch", 0, 0)
-    with instant_interrupt():
-        facade.load_exporters()
 
 
 def _stats_line(result: dict[str, Any]) -> str:

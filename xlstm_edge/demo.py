@@ -8,10 +8,10 @@ from rich.text import Text
 from xlstm_edge_runtime.errors import InputError
 
 from . import facade
-from .progress import bars
+from .progress import bars, load_exporters
 from .report import facts_table
 from .run import RunRequest, run_bundle
-from .terminal import err, instant_interrupt, plain, show, write_foreign, write_out
+from .terminal import err, plain, show, write_foreign, write_out
 
 SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "shakespeare"
 PROMPT = "ROMEO.\nWhat light"
@@ -27,9 +27,7 @@ def run_demo(checkpoint: Path | None, output: Path) -> None:
         )
     _say(f"xlstm-edge export {checkpoint.name} -o {output} --force")
     with bars(err) as progress:
-        progress("loading torch", 0, 0)
-        with instant_interrupt():
-            facade.load_exporters()
+        load_exporters(progress)
         facade.export(checkpoint, output, force=True, progress=progress)
     _say(f"xlstm-edge verify {output} --against {checkpoint.name}")
     with bars(err) as progress:

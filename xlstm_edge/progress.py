@@ -7,6 +7,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from . import facade
+from .terminal import instant_interrupt
+
 Report = Callable[[str, int, int], None]
 
 
@@ -58,3 +61,10 @@ def _finish(progress: Progress) -> None:
     for task in progress.tasks:
         if task.total is None:
             progress.update(task.id, completed=1, total=1)
+
+
+def load_exporters(report: Report) -> None:
+    """torch takes seconds, in which Ctrl-C must work and somebody is looking."""
+    report("loading torch", 0, 0)
+    with instant_interrupt():
+        facade.load_exporters()

@@ -1,9 +1,14 @@
-"""Make the standard streams usable before anything looks at them; needs nothing but Python."""
+"""Make the standard streams usable before anything looks at them, and leave at once on Ctrl-C; needs nothing but Python."""
 
+import contextlib
 import errno
 import io
 import os
 import sys
+from types import FrameType
+
+INTERRUPTED = 130
+SHOW_CURSOR = "\x1b[?25h"
 
 
 class ClosedOutput(io.TextIOBase):
@@ -25,3 +30,11 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows its code
             stream.reconfigure(errors="backslashreplace")
+
+
+def leave_at_once(_signal: int, _frame: FrameType | None) -> None:
+    """Say so and end, without unwinding; a progress bar may have hidden the cursor."""
+    text = "error: interrupted\n"
+    with contextlib.suppress(OSError, ValueError):
+        os.write(2, (SHOW_CURSOR + text if os.isatty(2) else text).encode())
+    os._exit(INTERRUPTED)

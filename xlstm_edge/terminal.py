@@ -13,7 +13,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -22,10 +21,11 @@ from rich.text import Text
 from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.errors import InputError, VerificationError, XlstmEdgeError, printable
 
-FAILED_CHECK, BAD_INPUT, FAULT, INTERRUPTED = 1, 2, 70, 130
+from .streams import INTERRUPTED, leave_at_once
+
+FAILED_CHECK, BAD_INPUT, FAULT = 1, 2, 70
 LONGEST_MESSAGE = 1000
 SHOW_TRACEBACK = "XLSTM_EDGE_TRACEBACK"
-SHOW_CURSOR = "\x1b[?25h"
 
 
 class ReaderGoneError(Exception):
@@ -134,14 +134,6 @@ def instant_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def leave_at_once(_signal: int, _frame: FrameType | None) -> None:
-    """Say so and end, without unwinding; a progress bar may have hidden the cursor."""
-    text = "error: interrupted\n"
-    with contextlib.suppress(OSError, ValueError):
-        os.write(2, (SHOW_CURSOR + text if os.isatty(2) else text).encode())
-    os._exit(INTERRUPTED)
 
 
 def guarded(command: Callable[[], Any]) -> int:

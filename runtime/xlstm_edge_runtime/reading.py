@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from .errors import BundleError, XlstmEdgeError, shown, shown_path
 
-LONGEST_PATH = 4000  # systems raise errors of their own for longer ones
 LONGEST_TEXT = 4096
 LARGEST_INTEGER = 1 << 53  # what every JSON reader holds exactly, JavaScript's too
 NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -144,10 +143,6 @@ class Reader:
     def is_null(self, key: str) -> bool:
         """Whether the member is null (or an optional one that is absent)."""
         return self.value.get(key) is None
-
-    def length(self, key: str, most: int) -> int:
-        """Number of members of a list."""
-        return len(self._list(key, most))
 
     def _nested(self, value: object, where: str, keys: Collection[str] | None, optional: Iterable[str]) -> "Reader":
         return Reader(value, where, keys, optional=tuple(optional), error=self._error, advice=self._advice)
