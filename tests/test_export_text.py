@@ -2,13 +2,15 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
-from transformers import GPT2Tokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
 import xlstm_edge
 import xlstm_edge_runtime as xr
@@ -195,16 +197,39 @@ def test_conversion_without_transformers(tmp_path: Path, monkeypatch: pytest.Mon
     assert "no text" in str(why)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"])
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_sentencepiece_is_converted(kind: str, tmp_path: Path) -> None:
+def test_sentencepiece_is_converted(kind: str, name: str, tmp_path: Path) -> None:
     """The ids are those that the package sentencepiece gave for the same file."""
-    shutil.copyfile(GOLDEN / f"{kind}.model", tmp_path / "tokenizer.model")
+    shutil.copyfile(GOLDEN / f"{kind}.model", tmp_path / name)
     document, why = convert_tokenizer(tmp_path)
     assert why is None
     assert document is not None
     ours = Tokenizer.from_str(document.decode())
     for text, ids in json.loads((GOLDEN / "ids.json").read_text())[kind].items():
         assert ours.encode(text, add_special_tokens=False).ids == ids, text
+
+
+@pytest.mark.parametrize("cased", [False, True])
+def test_a_word_piece_vocabulary_is_converted(cased: bool, tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "Cat", "##s", ".", "a"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    if cased:
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": false}')
+    document, why = convert_tokenizer(tmp_path)
+    assert why is None
+    assert document is not None
+    reference = BertTokenizer.from_pretrained(tmp_path)
+    for text in ("the Cats.", "a cat zzz", "Cat"):
+        assert Tokenizer.from_str(document.decode()).encode(text).ids == reference(text)["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["qwen.tiktoken", "tekken.json", "vocab.json", "spm.model"])
+def test_a_tokenizer_in_a_form_that_is_not_read_is_named(name: str, folder: Path) -> None:
+    (folder / name).write_text("aGVsbG8= 0")
+    side, notes = side_of(folder)
+    assert side.document is None
+    assert [name in note and "no text" in note for note in notes] == [True]
 
 
 def test_what_the_settings_say_is_converted_too(tmp_path: Path) -> None:
@@ -289,8 +314,6 @@ def test_a_tokenizer_can_be_given_or_left_out(folder: Path, tmp_path: Path, comm
 def test_bytes_are_not_guessed_from_the_vocabulary(
     checkpoint_of: Callable[[Case], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
     opened = open_checkpoint(checkpoint_of(WIDE))
     notes: list[str] = []
     side = text_side(replace(opened, spec=replace(opened.spec, vocab_size=256)), None, notes.append)
@@ -351,8 +374,6 @@ def test_sampling_defaults_of_another_type(value: Any, folder: Path, tmp_path: P
 
 def test_tokens_that_only_the_files_beside_name(folder: Path, tmp_path: Path, command: Command) -> None:
     """As transformers adds them: ids, stop ids and stop strings."""
-    from transformers import PreTrainedTokenizerFast
-
     small().save(str(folder / "tokenizer.json"))
     named = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -370,3 +391,69 @@ def test_tokens_that_only_the_files_beside_name(folder: Path, tmp_path: Path, co
         expected = oracle(text)["input_ids"]
         assert model.tokenizer.encode(text) == expected, text
     assert oracle.eos_token_id in model.manifest.special_tokens.stop
+
+
+# What trainers leave beside a tokenizer.json: the class, and settings that its constructor applies.
+NAMED: list[tuple[str, dict[str, Any]]] = [
+    ("ByteLevel", {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True}),
+    ("ByteLevel", {"tokenizer_class": "GPTNeoXTokenizerFast"}),
+    ("post-processor with bos", {"tokenizer_class": "Qwen2Tokenizer"}),
+    ("byte fallback", {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "bos_token": "<s>"}),
+    ("ByteLevel", {"tokenizer_class": "LlamaTokenizer"}),
+    ("WordPiece", {"tokenizer_class": "BertTokenizerFast", "do_lower_case": False, "unk_token": "<unk>"}),
+    ("ByteLevel", {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": True}),
+]
+
+
+def side_of(folder: Path, vocab: int = 500) -> tuple[Any, list[str]]:
+    """What export reads, and its notes, for a model of that many tokens."""
+    notes: list[str] = []
+    opened = open_checkpoint(folder)
+    return text_side(replace(opened, spec=replace(opened.spec, vocab_size=vocab)), None, notes.append), notes
+
+
+@pytest.mark.parametrize(("kind", "config"), NAMED, ids=str)
+def test_settings_beside_a_tokenizer_are_those_of_its_class(
+    kind: str, config: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    library = KINDS[kind]()
+    library.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    side, notes = side_of(folder)
+    (tmp_path / "text").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(folder / name, tmp_path / "text" / name)
+    (tmp_path / "text" / "config.json").write_text("{}")
+    oracle = AutoTokenizer.from_pretrained(tmp_path / "text")
+    differ = False
+    for text in [*TEXTS, "A Cat", "e\u0301"]:
+        ids = oracle(text)["input_ids"]
+        assert side.tokenizer.encode(text) == ids, text
+        decoded = oracle.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert side.tokenizer.decode(ids) == decoded
+        differ |= library.encode(text).ids != ids
+    assert any("transformers" in note for note in notes) == differ
+
+
+def test_a_class_that_fails_on_the_file_leaves_it_as_it_stands(folder: Path) -> None:
+    small("ByteLevel").save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "T5Tokenizer", "split_special_tokens": True, "clean_up_tokenization_spaces": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    side, notes = side_of(folder)
+    assert side.document == (folder / "tokenizer.json").read_bytes()
+    assert ["as it stands" in note for note in notes] == [True, False]
+    assert "split_special_tokens is not applied" in notes[1]  # clean_up is ignored by transformers for a BPE
+
+
+def test_without_transformers_a_named_class_is_said(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small().save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "BertTokenizer", "clean_up_tokenization_spaces": true}'
+    )
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    side, notes = side_of(folder)
+    assert side.document == (folder / "tokenizer.json").read_bytes()
+    assert ["without transformers" in note for note in notes] == [True, False]
+    assert "clean_up_tokenization_spaces is not applied" in notes[1]

@@ -127,7 +127,7 @@ def test_invisible_text_matches_and_is_not_shown() -> None:
     assert other.push("<e>", visible=False) + other.push("\nUse it") == "\nUse it"
 
 
-@pytest.mark.parametrize("stop", ["abc", [""], [3], None, 5, {"a"}])
+@pytest.mark.parametrize("stop", ["abc", [""], [3], None, 5, {"a"}, ["a\udcff"]])
 def test_bad_stops_are_refused(stop: Any) -> None:
     with pytest.raises(InputError, match="stop"):
         StopMatcher(stop)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from xlstm_edge_runtime import BundleError, InputError
@@ -190,6 +190,9 @@ DECODERS = {
     "bytes and Metaspace": ("byte fallback", [decoders.ByteFallback(), decoders.Metaspace()]),
     "CTC": ("Unigram", [decoders.CTC(pad_token="e", word_delimiter_token="t")]),
     "WordPiece without cleanup": ("WordPiece", [decoders.WordPiece(cleanup=False)]),
+    "Fuse and Replace": ("byte fallback", [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("at", "@")]),
+    "Replace of a regex": ("Unigram", [decoders.Metaspace(), decoders.Fuse(), decoders.Replace(Regex("(t|h)+"), "+")]),
+    "two Replaces": ("ByteLevel", [decoders.ByteLevel(), decoders.Replace("e t", "#"), decoders.Replace("##", "=")]),
     "suffix and Fuse": ("BPE with suffix", [decoders.BPEDecoder(), decoders.Fuse()]),
 }
 
@@ -202,8 +205,16 @@ def test_decoders_of_any_kind(name: str, data: st.DataObject) -> None:
     library = Tokenizer.from_str(_trained(kind))
     library.decoder = decoders.Sequence(parts)
     ours = HuggingFaceTokenizer(json.loads(library.to_str()))
-    ids = data.draw(st.lists(st.integers(0, library.get_vocab_size()), max_size=90))
+    words = st.sampled_from([i for text in TEXTS for i in library.encode(text, add_special_tokens=False).ids])
+    ids = data.draw(st.lists(st.integers(0, library.get_vocab_size()) | words, max_size=90))
     assert stream(ours, [], ids) == library.decode(ids)
+
+
+def test_text_that_is_held_is_not_lost_behind_tokens_without_any() -> None:
+    library = Tokenizer(models.WordLevel({"a": 0, "": 1, "b": 2}, unk_token="a"))
+    library.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace("abbbb", "x")])
+    ours = HuggingFaceTokenizer(json.loads(library.to_str()))
+    assert stream(ours, [], [0, *[1] * 300, 2]) == library.decode([0, *[1] * 300, 2])
 
 
 def test_a_library_that_panics_is_an_error_of_the_bundle(load: Load, tmp_path: Path) -> None:

@@ -1,29 +1,48 @@
 """Tokenizers in other forms than tokenizer.json, made into one by the libraries that know them.
 
-vocab.json with merges.txt is a byte-level BPE as GPT-2's (or what tokenizer_config.json names); tokenizer.model is
-SentencePiece. Both are read by transformers, whose ids the result has; without it, the first by `tokenizers` alone.
+vocab.json with merges.txt is a byte-level BPE as GPT-2's (or what tokenizer_config.json names), vocab.txt a WordPiece as
+BERT's; tokenizer.model, spiece.model and sentencepiece.bpe.model are SentencePiece. All are read by transformers, whose ids
+the result has; without it, the first by `tokenizers` alone.
 """
 
 import importlib.util
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from xlstm_edge_runtime.errors import shown
+
 TOKENIZER = "tokenizer.json"
 PAIR = ("vocab.json", "merges.txt")
 PIECES = "tokenizer.model"
-BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+SETTINGS = "tokenizer_config.json"
+BESIDE = (SETTINGS, "special_tokens_map.json", "added_tokens.json")
+FORMS: dict[tuple[str, ...], str] = {  # files of a form: the class that reads them if no other is named
+    PAIR: "GPT2Tokenizer",
+    (PIECES,): "PreTrainedTokenizerFast",
+    ("spiece.model",): "PreTrainedTokenizerFast",
+    ("sentencepiece.bpe.model",): "PreTrainedTokenizerFast",
+    ("vocab.txt",): "BertTokenizer",
+}
+UNREAD = ("vocab.json", "merges.txt", "tekken.json", "*.tiktoken", "*.model", "*.vocab", "*.bpe")
 LARGEST = 256 << 20
-FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
-FOREIGN = ("auto_map", "processor_class", "tokenizer_class")  # would name code, or something else than a tokenizer
+KEPT = re.compile(  # settings that say how text is read; others could name code or files
+    r"(bos|eos|pad|unk|sep|cls|mask)_token|(additional|extra)_special_tokens|added_tokens_decoder|add_\w+|do_lower_case|"
+    r"strip_accents|tokenize_chinese_chars|keep_accents|remove_space|legacy|trim_offsets|extra_ids|split_special_tokens"
+)
+PROBES = (
+    "the Cat sat", " on  the mat. ", "naïve café e\u0301té", "你好 世界, नमस्ते!", "it's Don't.\n\tdef f(x): 3.14 <s> x", "x",
+)  # fmt: skip
 CLASSES = (
-    "GPT2Tokenizer", "LlamaTokenizer", "CodeLlamaTokenizer", "T5Tokenizer", "Qwen2Tokenizer", "RobertaTokenizer",
-    "GPTNeoXTokenizer", "GemmaTokenizer", "XLMRobertaTokenizer", "AlbertTokenizer", "BartTokenizer", "CodeGenTokenizer",
-    "BloomTokenizer", "CamembertTokenizer", "MBartTokenizer", "PegasusTokenizer", "BigBirdTokenizer", "CohereTokenizer",
+    "GPT2Tokenizer", "BertTokenizer", "LlamaTokenizer", "CodeLlamaTokenizer", "T5Tokenizer", "Qwen2Tokenizer",
+    "RobertaTokenizer", "GPTNeoXTokenizer", "GemmaTokenizer", "XLMRobertaTokenizer", "AlbertTokenizer", "BartTokenizer",
+    "CodeGenTokenizer", "BloomTokenizer", "CamembertTokenizer", "MBartTokenizer", "PegasusTokenizer", "BigBirdTokenizer",
+    "CohereTokenizer",
 )  # fmt: skip
 GENERIC = ("PreTrainedTokenizer", "PythonBackend", "TokenizersBackend")  # no class of its own
 
@@ -38,16 +57,25 @@ def find(folder: Path, name: str) -> Path | None:
 
 def convert_tokenizer(folder: Path) -> tuple[bytes | None, str | None]:
     """(content of a tokenizer.json, None), (None, why there is none in a line), or (None, None): nothing to convert."""
-    names = next((names for names in (PAIR, (PIECES,)) if all(find(folder, name) for name in names)), None)
+    names = next((names for names in FORMS if all(find(folder, name) for name in names)), None)
+    without = "the bundle has no text"
     if names is None:
-        return None, None
-    what, without = " and ".join(names), "the bundle has no text"
+        unread = sorted(path.name for pattern in UNREAD for path in folder.glob(pattern))
+        if not unread:
+            return None, None
+        return (
+            None,
+            f"{shown(unread[0])} is no whole tokenizer of a form that is read; save it as {TOKENIZER}; {without}",
+        )
+    what, pieces = " and ".join(names), names[0].endswith(".model")
     paths = [path for name in (*names, *BESIDE) if (path := find(folder, name)) is not None]
     if any(path.stat().st_size > LARGEST for path in paths):
         return None, f"{what}: larger than any tokenizer; {without}"
     try:
         try:
-            return _by_transformers(paths, pieces=names == (PIECES,)), None
+            if pieces and importlib.util.find_spec("sentencepiece") is None:
+                raise ModuleNotFoundError("no sentencepiece", name="sentencepiece")  # transformers would guess a format
+            return _by_transformers(paths, FORMS[names]), None
         except ModuleNotFoundError:
             if names != PAIR:
                 raise
@@ -61,91 +89,105 @@ def convert_tokenizer(folder: Path) -> tuple[bytes | None, str | None]:
     return None, f"{what}: {reason}; {without}"
 
 
-def with_named_tokens(document: bytes, settings: list[dict[str, Any]]) -> tuple[bytes, list[str]]:
-    """A tokenizer.json with the tokens that only the files beside it name, as transformers adds them; and their names.
+def as_its_class_reads(document: bytes, folder: Path) -> tuple[bytes, str | None]:
+    """A tokenizer.json as the class that tokenizer_config.json names reads it; and what a user should know of that.
 
-    `settings`: tokenizer_config.json, special_tokens_map.json, added_tokens.json. Tokens with ids of their own come first,
-    in the order of these; then the special ones by role. A token of the vocabulary that a file calls special becomes so.
+    Such a class builds parts of the tokenizer itself, from its settings. A file that was saved by it says the same; where
+    ids of a few texts tell another story, those of transformers win, and the note says how to have the file's own.
     """
-    from tokenizers import AddedToken, Tokenizer  # noqa: PLC0415  # optional
-
-    tokenizer, added = Tokenizer.from_str(document.decode("utf-8")), list[str]()
-    known = {token.content: token.special for token in tokenizer.get_added_tokens_decoder().values()}
-    for content, flags in _named(settings):
-        special = bool(flags.pop("special", True))
-        if content in known and (known[content] or not special):
-            continue
-        token = AddedToken(content, special=special, **flags)
-        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([token])
-        known[content] = special
-        added.append(content)
-    return (str(tokenizer.to_str()).encode("utf-8"), added) if added else (document, [])
-
-
-def _named(settings: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, bool]]]:
-    """Tokens and their flags, as far as files state them."""
-    config, roles, by_id = settings
-    decoder = config.get("added_tokens_decoder")
-    entries = (
-        {int(key): value for key, value in decoder.items() if key.isdecimal()} if isinstance(decoder, dict) else {}
+    paths = [path for name in BESIDE if (path := find(folder, name)) is not None]
+    name = _class_name(_settings(paths))
+    if find(folder, TOKENIZER) is None:
+        return document, None  # just converted
+    if name is None or name not in CLASSES or (name == "LlamaTokenizer" and b'"ByteLevel"' in document):
+        return document, None  # of Llama's class over ByteLevel, transformers says that the file is right
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / TOKENIZER
+            file.write_bytes(document)
+            theirs = _by_transformers([file, *paths], name)
+    except ImportError:
+        return (
+            document,
+            f"{TOKENIZER} is taken as it stands: without transformers, what {name} makes of it is not known",
+        )
+    except BaseException as error:  # foreign libraries and files; what panics in Rust is no Exception
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise
+        return document, f"{TOKENIZER} is taken as it stands: transformers' {name} fails on it ({_line(error)})"
+    text = _first_difference(document, theirs)
+    if text is None:
+        return document, None
+    return theirs, (
+        f"transformers' {name} gives other ids than {TOKENIZER} by itself, as for {text!a}: the bundle has those of "
+        f"transformers; --tokenizer PATH takes the file as it stands"
     )
-    for _, value in sorted(entries.items()):
-        yield from _token(value, special=False)
-    plain = {name: index for name, index in by_id.items() if isinstance(index, int)}
-    for name in sorted(plain, key=lambda name: plain[name]):
-        yield from _token(name, special=False)
-    for source in (config, roles):
-        for key, value in source.items():
-            if key.endswith("_token"):
-                yield from _token(value, special=True)
-            elif key in ("additional_special_tokens", "extra_special_tokens"):
-                values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-                for one in values:
-                    yield from _token(one, special=True)
 
 
-def _token(value: Any, *, special: bool) -> Iterator[tuple[str, dict[str, bool]]]:
-    """A token written as its text, or as an object with flags."""
-    entry = value if isinstance(value, dict) else {"content": value}
-    content = entry.get("content")
-    if isinstance(content, str) and content:
-        flags = {key: entry[key] for key in FLAGS if isinstance(entry.get(key), bool)}
-        yield content, {"special": special, **flags}
+def not_applied(settings: dict[str, Any], document: bytes) -> Iterator[str]:
+    """Settings of a tokenizer_config.json that change text in transformers but are no part of a tokenizer.json."""
+    if settings.get("split_special_tokens") is True:
+        yield "split_special_tokens is not applied: special tokens in a text are read as such"
+    if settings.get("clean_up_tokenization_spaces") is True and json.loads(document)["model"].get("type") != "BPE":
+        yield "clean_up_tokenization_spaces is not applied: spaces before punctuation stay"
 
 
-def _by_transformers(paths: list[Path], *, pieces: bool) -> bytes:
+def _first_difference(ours: bytes, theirs: bytes) -> str | None:
+    """A text that two tokenizers read or write differently."""
+    from tokenizers import Tokenizer  # noqa: PLC0415  # optional
+
+    left, right = (Tokenizer.from_str(document.decode("utf-8")) for document in (ours, theirs))
+    for tokenizer in (left, right):
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    for text in PROBES:
+        ids = left.encode(text).ids
+        if ids != right.encode(text).ids or left.decode(ids) != right.decode(ids):
+            return text
+    return None
+
+
+def _by_transformers(paths: list[Path], default: str) -> bytes:
     """Only the tokenizer's own files: with the model's config, another class might be guessed."""
     import transformers  # noqa: PLC0415  # optional, and slow to import
 
-    if (
-        pieces and importlib.util.find_spec("sentencepiece") is None
-    ):  # transformers would try the file as something else
-        raise ModuleNotFoundError("no sentencepiece", name="sentencepiece")
-
     transformers.logging.set_verbosity(logging.ERROR)
-    settings: dict[str, Any] = {}
+    settings = _settings(paths)
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
-            target = Path(folder) / path.name
-            if path.name == "tokenizer_config.json":
-                value = json.loads(path.read_text(encoding="utf-8"))
-                settings = value if isinstance(value, dict) else {}
-                target.write_text(json.dumps({k: v for k, v in settings.items() if k not in FOREIGN}), encoding="utf-8")
-            else:
-                shutil.copyfile(path, target)
-        kind = _class(transformers, settings, "PreTrainedTokenizerFast" if pieces else "GPT2Tokenizer")
+            if path.name != SETTINGS:
+                shutil.copyfile(path, Path(folder) / path.name)
+            if path.name.endswith(".model"):  # by whichever name the class looks for it
+                for name in (names[0] for names in FORMS if names[0].endswith(".model")):
+                    shutil.copyfile(path, Path(folder) / name)
+        kept = {key: value for key, value in settings.items() if KEPT.fullmatch(key)}
+        (Path(folder) / SETTINGS).write_text(json.dumps(kept), encoding="utf-8")
+        kind = getattr(transformers, _class(_class_name(settings), default))
         tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return str(tokenizer.backend_tokenizer.to_str()).encode()
 
 
-def _class(transformers: Any, settings: dict[str, Any], default: str) -> Any:
-    """The tokenizer class that a config names, if it is one of those in `CLASSES`: a file does not choose what runs."""
-    name = str(settings.get("tokenizer_class", default)).removesuffix("Fast")
-    if name in GENERIC or name == default.removesuffix("Fast"):
-        name = default
-    elif name not in CLASSES:
+def _settings(paths: list[Path]) -> dict[str, Any]:
+    for path in paths:
+        if path.name == SETTINGS:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            return value if isinstance(value, dict) else {}
+    return {}
+
+
+def _class_name(settings: dict[str, Any]) -> str | None:
+    """The class that a config names, without the marks of older versions; None where that is no class of its own."""
+    name = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
+    return None if name in ("", *GENERIC) else name
+
+
+def _class(name: str | None, default: str) -> str:
+    """The named class if it is one of `CLASSES`: a file does not choose what runs."""
+    if name is None or name == default:
+        return default
+    if name not in CLASSES:
         raise ValueError(f"the tokenizer class {name[:60]}, which is none of {', '.join(CLASSES)}")
-    return getattr(transformers, name)
+    return name
 
 
 def _by_tokenizers(vocabulary: Path, merges: Path) -> bytes:
@@ -158,5 +200,5 @@ def _by_tokenizers(vocabulary: Path, merges: Path) -> bytes:
     return str(tokenizer.to_str()).encode()
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return ascii(" ".join(str(error).split())[:100])[1:-1]

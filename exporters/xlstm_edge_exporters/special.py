@@ -14,7 +14,8 @@ from xlstm_edge_runtime.sampling import SamplingOptions
 from xlstm_edge_runtime.tokenizer import ByteTokenizer, HuggingFaceTokenizer, Tokenizer, encode_text
 
 from .checkpoints import Checkpoint
-from .convert import TOKENIZER, convert_tokenizer, find, with_named_tokens
+from .convert import TOKENIZER, as_its_class_reads, convert_tokenizer, find, not_applied
+from .named_tokens import with_named_tokens
 
 SAMPLING_KEYS = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "repetition_penalty": float}
 SETTINGS = ("generation_config.json", "config.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -78,8 +79,11 @@ def text_side(checkpoint: Checkpoint, choice: str | None = None, note: Note = no
         beside = [settings[2], settings[3], _read(checkpoint.folder, "added_tokens.json")]
         document, added = with_named_tokens(document, beside)
         if added:
-            tokenizer = _checked(document, vocab)
             note(f"tokens that only the files beside {TOKENIZER} name, added to it: {_listed(added)}")
+        document, line = as_its_class_reads(document, checkpoint.folder)
+        for text in ([line] if line else []) + list(not_applied(settings[2], document)):
+            note(text)
+        tokenizer = _checked(document, vocab)
     return TextSide(
         TokenizerInfo(kind="huggingface", file=TOKENIZER), document, _special(settings, tokenizer, vocab), sampling
     )

@@ -15,13 +15,14 @@ the same time for each. Two ways:
 
 import codecs
 import re
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 CONTEXT = 16  # tokens of known text in front of what is new
 LONGEST_RUN = 1024
 PRIMED = 4 * LONGEST_RUN  # ids of a prompt that are looked at
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+LONGEST_MATCH = 64  # characters that a regular expression is taken to match at most
 UNFINISHED = 3  # most bytes of a character that is not complete
 UNKNOWN = "\ufffd"
 
@@ -37,6 +38,32 @@ class DecodeStream(Protocol):
 
     def flush(self) -> str:
         """What is still held back; call once, at the end."""
+
+
+def reach(decoder: Mapping[str, Any]) -> int:
+    """How many characters at a text's end a decoder of a tokenizer.json may change when more tokens come.
+
+    `Replace` does so where it works on the whole text: behind a Fuse, or a ByteLevel in a sequence.
+    """
+    whole, most = False, 0
+    for part in _parts(decoder):
+        if part.get("type") == "Replace" and whole:
+            pattern = part.get("pattern")
+            string = pattern.get("String") if isinstance(pattern, dict) else None
+            most += len(string) - 1 if isinstance(string, str) and string else LONGEST_MATCH
+        whole = whole or part.get("type") in ("Fuse", "ByteLevel")
+    return min(most, LONGEST_MATCH)
+
+
+def _parts(decoder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Of a sequence in a sequence, the innermost."""
+    inner = decoder.get("decoders")
+    if not isinstance(inner, list):
+        yield decoder
+        return
+    for part in inner:
+        if isinstance(part, dict):
+            yield from _parts(part)
 
 
 class ByteStream:
@@ -75,8 +102,10 @@ class WindowStream:
         prompt: Sequence[int] = (),
         *,
         byte_fallback: bool = False,
+        reach: int = 0,
     ) -> None:
         self._text_of, self._decode, self._byte_fallback = text_of, decode, byte_fallback
+        self._reach = reach  # characters at the end that later tokens may change
         self._window: list[int] = []
         self._shown = 0  # characters of the window's text that were given
         self._run: list[int] = []  # tokens of an unfinished run of bytes, behind the window
@@ -105,14 +134,21 @@ class WindowStream:
 
     def _show(self, *, final: bool) -> str:
         text = self._decode(self._window)
-        certain = len(text) - (0 if final else text.endswith(UNKNOWN))
+        certain = max(self._shown, len(text) - (0 if final else max(self._reach, text.endswith(UNKNOWN))))
         piece = text[self._shown : certain]
-        self._shown = max(self._shown, certain)
-        if len(self._window) > 2 * CONTEXT:
-            held = max(0, len(text) - self._shown)
-            del self._window[:-CONTEXT]
-            self._shown = max(0, len(self._decode(self._window)) - held)
-        return piece
+        self._shown = certain
+        return piece + self._shorten(text)
+
+    def _shorten(self, text: str) -> str:
+        """Keep the window's last tokens; what is held is given if tokens without text have pushed it out."""
+        keep = CONTEXT + self._reach
+        if len(self._window) <= 2 * keep:
+            return ""
+        held = text[self._shown :]
+        del self._window[:-keep]
+        rest = len(self._decode(self._window))
+        self._shown = max(0, rest - len(held))
+        return held if len(held) > rest else ""
 
     def _end_run(self) -> str:
         """The run behind the window becomes part of it; where it was cut, its text is given here."""

@@ -64,6 +64,8 @@ class StopMatcher:
         if wrong := [stop for stop in stops if not isinstance(stop, str) or not stop]:
             came = "an empty string" if wrong[0] == "" else type(wrong[0]).__name__
             raise InputError(f"expected stop as a list of non-empty strings, came {came}; correct it")
+        if any("\ud800" <= character <= "\udfff" for stop in stops for character in stop):
+            raise InputError("expected stop strings in UTF-8, came bytes that are none: no text has them; correct them")
         self._stops = tuple(_Automaton(stop) for stop in dict.fromkeys(stops))
         self._held: deque[str] = deque()  # one entry a character; empty for an invisible one
         self._first = self._end = 0  # positions in the text: of the first held character, and behind the last one

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol
 
-from .decode import ByteStream, DecodeStream, WindowStream
+from .decode import ByteStream, DecodeStream, WindowStream, reach
 from .errors import BundleError, DependencyError, InputError
 
 Kind = Literal["byte", "huggingface"]
@@ -93,6 +93,7 @@ class HuggingFaceTokenizer:
         decoder = document.get("decoder")
         self._bytewise = isinstance(decoder, dict) and decoder.get("type") == "ByteLevel"
         self._byte_fallback = '"ByteFallback"' in json.dumps(decoder)
+        self._reach = reach(decoder) if isinstance(decoder, dict) else 0
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(document))
             self._tokenizer.no_truncation()
@@ -148,7 +149,7 @@ class HuggingFaceTokenizer:
         """Byte by byte where the decoder is, else through a window."""
         if self._bytewise:
             return ByteStream(self._bytes_of, prompt)
-        return WindowStream(self._text_of, self._decode, prompt, byte_fallback=self._byte_fallback)
+        return WindowStream(self._text_of, self._decode, prompt, byte_fallback=self._byte_fallback, reach=self._reach)
 
     def _encode(self, text: str, *, special: bool) -> Any:
         try:
