@@ -9,12 +9,20 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
 import xlstm_edge
 import xlstm_edge_runtime as xr
 from xlstm_edge_exporters.checkpoints import open_checkpoint
+from xlstm_edge_exporters.quantize.check import held, too_far
+from xlstm_edge_exporters.quantize.read import read_schemes
+from xlstm_edge_exporters.quantize.rewrite import QuantizeGraph
+from xlstm_edge_exporters.quantize.scheme import Scheme
+from xlstm_edge_exporters.quantize.sources import round_searched
+from xlstm_edge_exporters.structure import check_structure
+from xlstm_edge_exporters.trace import GraphOptions, trace
 from xlstm_edge_runtime import alias, session, vectors
 from xlstm_edge_runtime.graph_file import external_files
 from xlstm_edge_runtime.manifest import file_entry
@@ -595,3 +603,156 @@ def test_gptq_holds_against_its_checkpoint_and_foreign_groups_do_not(tmp_path: P
     on("ffn.gate_up.weight.data", swapped(5, 6))(bundle)
     with_new_vectors(bundle)
     assert_one_sentence(command("verify", bundle, "--against", SHIPPED), 1)
+
+
+def stretched(factor: float) -> Change:
+    """Every scale of the bundle larger or smaller."""
+    return lambda f: [change_tensor(f, name, lambda a: a * np.float32(factor)) for name in tensors(f, ".scales")]
+
+
+def shaken(folder: Path) -> None:
+    """Every scale another factor from 0.4 to 1.6."""
+    rng = np.random.default_rng(0)
+    for name in tensors(folder, ".scales"):
+        change_tensor(folder, name, lambda a: a * rng.uniform(0.4, 1.6, a.shape).astype(np.float32))
+
+
+CLAIMS: dict[str, Change] = {
+    "scales half as large again": stretched(1.5),
+    "scales a tenth smaller": stretched(0.9),
+    "scales shaken": shaken,
+    "scales of other columns": lambda f: change_tensor(f, tensors(f, "mixer.down.weight.scales")[1], lambda a: a[::-1]),
+    "integers a step too high": on("ffn.gate_up.weight.data", one_step_up),
+    "two groups swapped": on("mixer.up.weight.data", swapped((5, 0), (5, 1)), 3),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_to_say_that_it_was_calibrated_excuses_nothing(
+    name: str, made: Callable[[str], Path], tmp_path: Path, command: Command
+) -> None:
+    bundle = Path(shutil.copytree(made("shipped"), tmp_path / "bundle"))
+    edit_json(bundle / "manifest.json", lambda m: m["quantization"]["recipe"].update(calibrate="x.txt"))
+    assert command("verify", bundle, "--against", SHIPPED).code == 0
+    CLAIMS[name](bundle)
+    with_new_vectors(bundle)
+    result = command("verify", bundle, "--against", SHIPPED)
+    assert_one_sentence(result, 1)
+    assert "bits allow" in result.err
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_poor_calibration_goes_no_further_than_verify_allows(bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    scheme = Scheme(bits, 32)
+    matrix = rng.standard_normal((24, 100)).astype(np.float32)
+    matrix[3, :32], matrix[4] = 0, 0
+    far = scheme.quantize(matrix * np.float32(1.4) + rng.standard_normal(matrix.shape).astype(np.float32))
+    mixed = scheme.quantize(matrix)
+    mixed.scales[7, 1] *= -3
+    nearest = round_searched("x", matrix, scheme)
+    for packed in (far, mixed):
+        kept = held("x", matrix, packed, scheme)
+        came, rounded = (scheme.dequantize(one, 100) for one in (kept, nearest))
+        groups, whole = too_far(matrix, came, rounded, scheme)
+        assert not groups.any()
+        assert not whole
+    assert np.array_equal(kept.scales[8], mixed.scales[8])  # a row that was right stays
+    assert not np.array_equal(kept.scales[7], mixed.scales[7])
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_model_calibrated_on_next_to_nothing_holds(
+    bits: int, checkpoint_of: Callable[[Case], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_text(" ".join(map(str, np.random.default_rng(1).integers(0, 3, 300))))
+    checkpoint = checkpoint_of(BY_NAME["a1-mixed"])
+    options: dict[str, Any] = {
+        "quantize": "int4",
+        "calibrate": tmp_path / "text",
+        "group_size": 32,
+        "keep": {"*": bits},
+    }
+    xlstm_edge.export(checkpoint, tmp_path / "bundle", **options)
+    assert any(check.name == "tensors" for check in xlstm_edge.verify(tmp_path / "bundle", against=checkpoint))
+
+
+def rewired(change: Callable[[onnx.GraphProto], object]) -> Change:
+    """Another graph over the same weights."""
+
+    def write(folder: Path) -> None:
+        model = onnx.load(folder / "model.onnx", load_external_data=False)
+        change(model.graph)
+        onnx.save(model, folder / "model.onnx")
+        rehash(folder)
+
+    return write
+
+
+def another_table(graph: onnx.GraphProto) -> None:
+    """The embedding's operator reads another matrix; the true one stays, unused."""
+    gather = next(node for node in graph.node if node.op_type == "Gather" and node.input[0] == "embedding.weight")
+    true = next(tensor for tensor in graph.initializer if tensor.name == "embedding.weight")
+    other = onnx.TensorProto()
+    other.CopyFrom(true)
+    other.name = gather.input[0] = "table"
+    place = next(entry for entry in other.external_data if entry.key == "offset")
+    place.value = str(int(place.value) + 64)
+    graph.initializer.append(other)
+
+
+def other_attribute(name: str, factor: float) -> Callable[[onnx.GraphProto], None]:
+    def change(graph: onnx.GraphProto) -> None:
+        attribute = next(a for node in graph.node for a in node.attribute if a.name == name)
+        attribute.f *= factor
+
+    return change
+
+
+REWIRED: dict[str, Callable[[onnx.GraphProto], object]] = {
+    "another table": another_table,
+    "an epsilon a little larger": other_attribute("epsilon", 1.001),
+    "an operator twice": lambda g: g.node.insert(0, g.node[0]),
+    "an initializer that nothing reads": lambda g: g.initializer.append(
+        numpy_helper.from_array(np.zeros(3, np.float32), "more")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REWIRED)
+def test_a_graph_that_joins_the_weights_otherwise(name: str, tmp_path: Path, command: Command) -> None:
+    xlstm_edge.export(SHIPPED, tmp_path / "bundle")
+    rewired(REWIRED[name])(tmp_path / "bundle")
+    result = command("verify", tmp_path / "bundle", "--against", SHIPPED)
+    assert_one_sentence(result, 1)
+
+
+def test_a_tied_matrix_is_one(tmp_path: Path, checkpoint_of: CheckpointOf, command: Command) -> None:
+    """The table that is looked up is right; the one that is multiplied is not."""
+    checkpoint = checkpoint_of(BY_NAME["c-tied"])
+    xlstm_edge.export(checkpoint, tmp_path / "bundle", quantize="int8")
+    assert command("verify", tmp_path / "bundle", "--against", checkpoint).code == 0
+
+    def apart(graph: onnx.GraphProto) -> None:
+        table = next(tensor for tensor in graph.initializer if tensor.name == "embedding.weight.table")
+        place = next(entry for entry in table.external_data if entry.key == "offset")
+        place.value = str(int(place.value) + 1)
+
+    rewired(apart)(tmp_path / "bundle")
+    assert_one_sentence(command("verify", tmp_path / "bundle", "--against", checkpoint), 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"quantize": "int4", "group_size": 32}, {"flavour": "portable"}], ids=str)
+@pytest.mark.parametrize("case", [BY_NAME[name] for name in ("a1-mixed", "b-wide-heads", "c-tied")], ids=str)
+def test_every_graph_is_the_one_that_is_traced_again(
+    case: Case, options: dict[str, Any], checkpoint_of: CheckpointOf, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(checkpoint_of(case))
+    xlstm_edge.export(checkpoint_of(case), tmp_path / "bundle", chunk=16, **options)
+    graph, schemes = ir.load(tmp_path / "bundle" / "model.onnx"), read_schemes(tmp_path / "bundle" / "model.onnx")
+    flavour = options.get("flavour", "ort")
+    traced = trace(checkpoint.spec, GraphOptions(flavour=flavour, chunk=16 if flavour == "ort" else 1))
+    if schemes:
+        QuantizeGraph(schemes)(traced)
+    names = {*checkpoint.weights, *(name + part for name in schemes for part in (".data", ".scales", ".table"))}
+    assert check_structure(traced, graph, names) == len(graph.graph)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from xlstm_edge_runtime.errors import VerificationError, shown
 from xlstm_edge_runtime.manifest import Manifest
@@ -18,10 +19,12 @@ from .bundle import describe
 from .checkpoints import Checkpoint
 from .quantize.check import Judge
 from .quantize.read import read_schemes, read_weights
+from .quantize.rewrite import DATA, SCALES, TABLE, QuantizeGraph
 from .quantize.scheme import Scheme
 from .reference import Progress, no_progress
 from .special import text_side
-from .trace import GraphOptions
+from .structure import check_structure
+from .trace import GraphOptions, trace
 from .vectors import make_vectors
 from .weights import Weights
 
@@ -51,6 +54,7 @@ def verify_against(
         raise VerificationError(
             "expected the graph to quantize as the manifest says, came other bits or groups; export the bundle again"
         )
+    yield Check("structure", _same_graph(manifest, checkpoint, graph, schemes))
     stored = read_weights(graph)
     yield Check("tensors", _same_weights(checkpoint.weights, stored, schemes, manifest.quantization.get("recipe", {})))
     groups = {name: scheme.group for name, scheme in schemes.items()}
@@ -64,13 +68,8 @@ def verify_against(
 
 def _same_source(manifest: Manifest, checkpoint: Checkpoint, tokenizer: str | None) -> str:
     """Everything that an export takes from the checkpoint, text included, is what the manifest says."""
-    text, graph = text_side(checkpoint, tokenizer), manifest.graph
-    options = GraphOptions(
-        flavour=graph.flavour,  # type: ignore[arg-type]  # read as one of the two
-        chunk=graph.chunk,
-        all_logits=graph.all_logits,
-    )
-    made = describe(checkpoint, options, text, dict(manifest.files), manifest.quantization)
+    text = text_side(checkpoint, tokenizer)
+    made = describe(checkpoint, _options(manifest), text, dict(manifest.files), manifest.quantization)
     if made.source != manifest.source:
         raise VerificationError(
             f"expected the checkpoint that the bundle was exported from, came {checkpoint.folder} with another hash; "
@@ -88,6 +87,24 @@ def _same_source(manifest: Manifest, checkpoint: Checkpoint, tokenizer: str | No
                 f"expected {text.info.file} as it is beside the checkpoint, came another; export the bundle again"
             )
     return f"checkpoint hash {manifest.source[:12]}... is the bundle's, as are family, dimensions, text and state table"
+
+
+def _options(manifest: Manifest) -> GraphOptions:
+    graph = manifest.graph
+    return GraphOptions(
+        flavour=graph.flavour,  # type: ignore[arg-type]  # read as one of the two
+        chunk=graph.chunk,
+        all_logits=graph.all_logits,
+    )
+
+
+def _same_graph(manifest: Manifest, checkpoint: Checkpoint, graph: Path, schemes: Mapping[str, Scheme]) -> str:
+    """The operators are those that tracing the checkpoint gives; which weights they read is part of that."""
+    model = trace(checkpoint.spec, _options(manifest))
+    if schemes:
+        QuantizeGraph(dict(schemes))(model)
+    weights = {*checkpoint.weights, *(name + part for name in schemes for part in (DATA, SCALES, TABLE))}
+    return f"{check_structure(model, ir.load(graph), weights):,} operators as the checkpoint traces"
 
 
 def _difference(section: str, wanted: Any, came: Any) -> str:

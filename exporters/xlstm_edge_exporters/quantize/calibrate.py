@@ -19,6 +19,7 @@ from ..ops.parallel import Parallel
 from ..reference import Progress, initial_state, materialize, no_progress
 from ..spec import ModelSpec
 from ..weights import FloatArray, Weight, Weights
+from .check import held
 from .gptq import corrected, gptq
 from .plan import EMBEDDING, HEAD, Plan
 from .scheme import Packed
@@ -56,8 +57,9 @@ class Quantizing(Parallel):
         wanted, name = next(self._wanted), self._names[id(weight)]
         if (scheme := self._plan.get(name)) is not None:
             came = x.reshape(-1, x.shape[-1])
-            matrix = corrected(np.ascontiguousarray(weight.numpy().T), wanted, came)
-            self.packed[name] = gptq(matrix, came.T @ came, scheme)
+            matrix = np.ascontiguousarray(weight.numpy().T)
+            packed = gptq(corrected(matrix, wanted, came), came.T @ came, scheme)
+            self.packed[name] = held(name, matrix, packed, scheme)
             weight.copy_(torch.from_numpy(scheme.dequantize(self.packed[name], matrix.shape[1])).T)
         return super().linear(x, weight, bias)
 
@@ -90,7 +92,8 @@ def quantize_with_gptq(
         progress("calibrate", index + 1, len(spec.blocks))
     if HEAD in plan and not spec.tied:
         wanted, came = (_final(spec, weights, s) for s in (exact, stream))
-        packed[HEAD] = gptq(corrected(weights[HEAD].load(), wanted, came), came.T @ came, plan[HEAD])
+        table = weights[HEAD].load()
+        packed[HEAD] = held(HEAD, table, gptq(corrected(table, wanted, came), came.T @ came, plan[HEAD]), plan[HEAD])
     return packed
 
 
@@ -108,7 +111,8 @@ def _quantize_table(spec: ModelSpec, weights: Weights, plan: Plan, stream: Strea
     hidden = _final(spec, weights, stream)
     hessian = hidden.T @ hidden
     hessian /= torch.diagonal(hessian).mean().clamp_min(1e-12)
-    return gptq(table, hessian + torch.eye(len(hessian)), plan[EMBEDDING])
+    packed = gptq(table, hessian + torch.eye(len(hessian)), plan[EMBEDDING])
+    return held(EMBEDDING, table, packed, plan[EMBEDDING])
 
 
 def _quantize_block(

@@ -46,8 +46,15 @@ def _quantized_nodes(model: ir.Model) -> dict[str, tuple[ir.Node, ir.Value, ir.V
         if data is None or scales is None or data.name is None or (len(node.inputs) > zero and node.inputs[zero]):
             raise BundleError("expected quantized weights without zero points, came others; export the bundle again")
         scheme = Scheme(node.attributes["bits"].as_int(), node.attributes["block_size"].as_int())
-        found.setdefault(data.name.removesuffix(DATA).removesuffix(TABLE), (node, data, scales, scheme))
+        name = data.name.removesuffix(DATA).removesuffix(TABLE)
+        if name in found and not _same_bytes(data, found[name][1]):  # a tied matrix is looked up and multiplied
+            raise BundleError(f"expected one content of {name} for all operators, came two; export the bundle again")
+        found.setdefault(name, (node, data, scales, scheme))
     return found
+
+
+def _same_bytes(first: ir.Value, second: ir.Value) -> bool:
+    return first is second or np.array_equal(_array(first).reshape(-1), _array(second).reshape(-1))
 
 
 def _float(value: ir.Value) -> Weight:
