@@ -15,7 +15,10 @@ if len(sys.argv) not in (2, 3):
         "usage: python examples/branch_a_session.py BUNDLE [SNAPSHOT] "
         "(a bundle: xlstm-edge export examples/shakespeare -o BUNDLE)"
     )
-model = xr.load(sys.argv[1])
+try:
+    model = xr.load(sys.argv[1])
+except xr.XlstmEdgeError as error:
+    sys.exit(f"error: {error}")
 session = model.session()
 begin = session.prefill(model.encode("HAMLET.\nTo be, or not to be: that is the"))
 for option in (" question", " answer", " table"):

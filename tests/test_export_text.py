@@ -1,6 +1,7 @@
 """What text a checkpoint brings into its bundle: tokenizers in every form, special tokens, sampling defaults."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -345,6 +346,32 @@ def test_a_file_does_not_choose_what_runs(name: str, folder: Path, tmp_path: Pat
     assert "no text" in result.err
     assert "tokenizer class" in result.err
     assert "run the custom code" not in result.out + result.err
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json"])
+@pytest.mark.parametrize("what", ["pipe", "device", "folder", "link to nothing"])
+def test_settings_that_are_no_files_are_refused(
+    name: str, what: str, folder: Path, tmp_path: Path, command: Command
+) -> None:
+    """Not taken as absent: special tokens would be lost without a word."""
+    small().save(str(folder / "tokenizer.json"))
+    make = {
+        "pipe": os.mkfifo,
+        "device": lambda path: path.symlink_to("/dev/zero"),
+        "folder": Path.mkdir,
+        "link to nothing": lambda path: path.symlink_to("nothing"),
+    }
+    (folder / name).unlink(missing_ok=True)
+    make[what](folder / name)
+    assert_one_sentence(command("export", folder, "-o", tmp_path / "bundle"), 2)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.txt"])
+def test_a_tokenizer_that_is_a_device_does_not_block(name: str, folder: Path) -> None:
+    (folder / name).symlink_to("/dev/zero")
+    _, notes = side_of(folder)
+    assert len(notes) == 1
+    assert "regular" in notes[0]
 
 
 SAMPLING = [

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import xlstm_edge
+from xlstm_edge.facade import check_export
 from xlstm_edge_exporters.recipe import read_recipe
 from xlstm_edge_runtime import InputError, XlstmEdgeError, load
 from xlstm_edge_runtime.manifest import Manifest
@@ -44,6 +45,7 @@ MANIFESTS: dict[str, Change] = {
     "schema as a float": lambda d: d.update(schema=2.0),
     "schema of tomorrow": lambda d: d.update(schema=3),
     "block of a kind nobody knows": lambda d: d["model"].update(blocks=["attention"]),
+    "width that the files cannot hold": lambda d: d["model"].update(width=1_000_000),
     "millions of blocks": lambda d: d["model"].update(blocks=["mlstm"] * 20_000),
     "sampling as keywords": lambda d: d["sampling"].update(__class__="x"),
     "sampling of a seed": lambda d: d["sampling"].update(seed=1),
@@ -233,8 +235,18 @@ RECIPES: dict[str, bytes] = {
     "a date": b"quantize = 2001-09-09",
     "a date that is none": b"quantize = 2001-99-99",
     "a number of 5,000 digits": b"chunk = " + b"9" * 5000,
-    "infinite target": b'quantize = "mixed"\ntarget_mb = inf',
-    "target of NaN": b'quantize = "mixed"\ntarget_mb = nan',
+    "infinite target": b'quantize = "mixed"\ncalibrate = "text"\ntarget_mb = inf',
+    "infinite bits": b'quantize = "mixed"\ncalibrate = "text"\ntarget_bpw = 1e999',
+    "target of NaN": b'quantize = "mixed"\ncalibrate = "text"\ntarget_mb = nan',
+    "target of 400 digits": b'quantize = "mixed"\ncalibrate = "text"\ntarget_mb = ' + b"9" * 400,
+    "a number in hexadecimal without end": b"chunk = 0x" + b"f" * 5000,
+    "a number in binary in a list": b"keep = [[0b" + b"1" * 20000 + b"]]",
+    "keys in keys": b"a" + b".a" * 20_000 + b" = 1",
+    "keys in keys, spaced": b'"a" ' + b". a " * 10_000 + b"= 1",
+    "a table in tables": b"[a" + b".a" * 20_000 + b"]",
+    "a path that no system takes": b'quantize = "int4"\ncalibrate = "' + b"x" * 5000 + b'"',
+    "a path with a zero byte": b'quantize = "int4"\ncalibrate = "a\\u0000"',
+    "a calibration that is no text": b'quantize = "int4"\ncalibrate = "other"',
     "three bits": b'quantize = "int4"\nhead_bits = 3',
     "other bytes": b"\xff",
     "deep": b"chunk = " + b"[" * 10_000,
@@ -247,8 +259,19 @@ RECIPES: dict[str, bytes] = {
 def test_malformed_recipes(name: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_bytes(RECIPES[name])
-    with pytest.raises(InputError, match="expected"):
-        read_recipe(path, {})
+    (tmp_path / "text").write_text("text")
+    (tmp_path / "other").write_bytes(b"\xff\xfe")
+    refused(lambda: read_recipe(path, {}))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"chunk": 10**5000}, {"quantize": "x" * 10**6}, {"quantize": "int4", "head_bits": 10**5000},
+     {"quantize": "int4", "method": "\x1b[31m"}, {"quantize": "int4", "calibrate": "x" * 5000}],
+    ids=lambda options: str(list(options)),
+)  # fmt: skip
+def test_options_of_an_export_that_no_recipe_has(options: dict[str, Any], tmp_path: Path) -> None:
+    refused(lambda: check_export(tmp_path / "bundle", **options))
 
 
 def test_a_recipe_that_is_a_pipe_does_not_block(tmp_path: Path) -> None:

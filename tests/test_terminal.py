@@ -171,6 +171,68 @@ def test_bad_options_are_refused_before_torch_is_loaded(words: tuple[str, ...], 
     assert "torch" not in result.stderr
 
 
+EARLY = {
+    "no checkpoint": "export {none} -o {new}",
+    "no tokenizer": "export {shipped} -o {new} --tokenizer {none}",
+    "calibration of bytes": "export {shipped} -o {new} --quantize int4 --calibrate {shipped}/model.safetensors",
+    "infinite target": "export {shipped} -o {new} --quantize mixed --calibrate {text} --target-mb inf",
+    "inspect nothing": "inspect {none}",
+    "verify nothing": "verify {none} --against {shipped}",
+    "verify against nothing": "verify {bundle} --against {none}",
+    "verify with many threads": "verify {bundle} --against {shipped} --threads 99999",
+    "eval nothing": "eval {none} --against {shipped} --text {text}",
+    "eval no text": "eval {bundle} --against {shipped} --text {none}",
+    "eval with many threads": "eval {bundle} --against {shipped} --text {text} --threads 99999",
+    "bench nothing": "bench {none} --compare {shipped}",
+    "bench two rivals": "bench {bundle} --compare {shipped} --against {bundle}",
+    "bench odd depths": "bench {bundle} --compare {shipped} --depth abc",
+    "bench with many threads": "bench {bundle} --compare {shipped} --threads 99999",
+}
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_bad_words_are_refused_before_torch_is_loaded(name: str, bundle: Path, tmp_path: Path) -> None:
+    places = {"none": tmp_path / "none", "new": tmp_path / "new", "shipped": SHIPPED, "bundle": bundle}
+    words = EARLY[name].format(**places, text=SHIPPED / "heldout.txt").split()
+    result = subprocess.run(
+        [sys.executable, "-c", TORCHLESS, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": PATHS},
+        check=False,
+    )
+    assert result.returncode == 2, result.stderr
+    assert one_sentence(result.stderr), result.stderr
+    assert "torch" not in result.stderr
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("words", ["", "--help", "export --help"])
+@pytest.mark.parametrize("place", ["> /dev/full", ">&-"])
+def test_help_on_an_output_that_takes_nothing(words: str, place: str) -> None:
+    result = subprocess.run(
+        f"{sys.executable} -m xlstm_edge {words} {place}",
+        shell=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": PATHS}, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2, result.stderr
+    assert one_sentence(result.stderr), result.stderr
+
+
+def test_no_words_show_the_help(command: Command) -> None:
+    result = command()
+    assert (result.code, result.err) == (2, "")
+    assert "export" in result.out
+
+
+def test_json_has_no_control_characters_of_others(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    odd = "a\x9b31m\u202e\U000e0001\x7f é你"
+    monkeypatch.setattr(facade, "inspect", lambda *_words, **_options: {"name": odd})
+    result = command("inspect", SHIPPED, "--json")
+    assert json.loads(result.out) == {"name": odd}
+    assert all(character == "\n" or character.isprintable() for character in result.out)
+    assert "é你" in result.out
+
+
 def test_a_bad_output_path_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file", tmp_path / "none" / "b"):

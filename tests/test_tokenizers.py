@@ -217,6 +217,29 @@ def test_text_that_is_held_is_not_lost_behind_tokens_without_any() -> None:
     assert stream(ours, [], [0, *[1] * 300, 2]) == library.decode([0, *[1] * 300, 2])
 
 
+GREEDY: dict[str, dict[str, Any]] = {
+    "replaced in turns": {"normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}] * 8}},
+    "replaced everywhere": {"normalizer": {"type": "Replace", "pattern": {"Regex": ""}, "content": "a" * 5000}},
+    "begun with much": {"normalizer": {"type": "Prepend", "prepend": "a" * 100_000}},
+    "sequences in sequences": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [
+        {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}]}] * 3}},
+    "decoded to much": {"decoder": {"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 100}] * 4}},
+    "a template of many ids": {"post_processor": {"type": "TemplateProcessing", "pair": [], "single": [
+        {"SpecialToken": {"id": "x", "type_id": 0}}] * 1000, "special_tokens": {"x": {"id": "x", "ids": [1] * 1000}}}},
+    "a long suffix": {"model": {"type": "BPE", "end_of_word_suffix": "a" * 1000, "vocab": {}, "merges": []}},
+    "long words": {"model": {"type": "WordPiece", "max_input_chars_per_word": 10**9, "vocab": {}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_a_file_that_would_fill_memory_is_refused(name: str) -> None:
+    document = json.loads(_trained("ByteLevel")) | GREEDY[name]
+    with pytest.raises(BundleError, match="do not trust"):
+        HuggingFaceTokenizer(document)
+
+
 def test_a_library_that_panics_is_an_error_of_the_bundle(load: Load, tmp_path: Path) -> None:
     broken = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
     broken.pre_tokenizer = pre_tokenizers.Whitespace()

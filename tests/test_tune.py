@@ -230,6 +230,20 @@ def test_bad_spins(spin: object, bundle: Path) -> None:
         xr.load(bundle, spin=spin)  # type: ignore[arg-type]  # wrong on purpose
 
 
+@pytest.mark.parametrize("what", ["a link", "a file"])
+def test_a_place_that_cannot_be_replaced_is_refused_at_once(
+    what: str, bundle: Path, tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (bundle / "tuned").symlink_to(tmp_path / "elsewhere") if what == "a link" else (bundle / "tuned").write_text("mine")
+    before = sorted(path.name for path in bundle.iterdir())
+    stages: list[str] = []
+    with pytest.raises(xr.InputError, match="tuning"):
+        tune.tune_bundle(bundle, progress=lambda stage, _done, _total: stages.append(stage))
+    assert not stages
+    assert sorted(path.name for path in bundle.iterdir()) == before
+
+
 def test_tuning_keeps_what_is_not_a_tuning_s(bundle: Path, command: Command) -> None:
     assert command("tune", bundle).code == 0
     (bundle / "tuned" / "notes.txt").write_text("mine")

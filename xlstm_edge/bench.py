@@ -176,6 +176,13 @@ def _sweep(model: Model, depths: Sequence[int], generate: int, report: Progress)
     return rows
 
 
+def check_bench(depth: str | None, against: str | Path | None, compare: str | Path | None) -> list[int]:
+    """The depths; InputError for bad ones, and for two rivals."""
+    if against is not None and compare is not None:
+        raise InputError("expected --against or --compare, came both; run them one after the other")
+    return parse_depths(depth)
+
+
 def _rival(
     model: Model,
     against: str | Path | None,
@@ -184,8 +191,7 @@ def _rival(
     place: dict[str, str | None],
 ) -> Callable[[int], float] | None:
     """A function that generates n tokens with the other side and returns its tokens a second."""
-    if against is not None and compare is not None:
-        raise InputError("expected --against or --compare, came both; run them one after the other")
+    check_bench(None, against, compare)
     if against is not None:
         other = load(against, threads=threads)
         return lambda count: count / float(np.sum(_run(other, 4, count)[1]))

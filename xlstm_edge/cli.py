@@ -15,13 +15,14 @@ from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.tune import tune_bundle
 
 from . import facade, options
-from .bench import bench_bundle, parse_depths
+from .bench import bench_bundle, check_bench
 from .bench_report import bench_table, plot_depths
 from .demo import run_demo
-from .evaluate import evaluate, evaluate_table, plot
+from .early import check_words
+from .evaluate import LARGEST_TEXT, evaluate, evaluate_table, plot
 from .progress import bars, load_exporters, until_done
 from .report import check_plot_path, facts_table, state_table
-from .run import RunRequest, read_prompt, run_bundle
+from .run import RunRequest, read_prompt, read_text, run_bundle
 from .terminal import err, guarded, note, plain, print_json, show, write_foreign
 
 app = typer.Typer(
@@ -79,6 +80,7 @@ def export(
     given |= {"keep": options.patterns(keep) if keep else None, "calibrate": str(calibrate) if calibrate else None}
     with bars(err) as progress:
         facade.check_export(output, recipe=recipe, force=force, **given)
+        check_words(sources=[checkpoint], tokenizer=tokenizer)
         load_exporters(progress)
         bundle = facade.export(
             checkpoint, output, prefix=prefix, weights=weights, recipe=recipe, force=force, progress=progress, **given
@@ -107,6 +109,7 @@ def verify(
 
     Example: `xlstm-edge verify bundle --against examples/shakespeare`
     """
+    check_words(bundles=[bundle], sources=[against], threads=threads, tokenizer=tokenizer)
     with bars(err) as progress:
         if against is not None:
             load_exporters(progress)
@@ -135,6 +138,7 @@ def inspect(
     """
     with bars(err) as progress:
         if not facade.is_bundle(path):
+            check_words(sources=[path])
             load_exporters(progress)
         facts = facade.inspect(path, prefix=prefix, weights=weights)
     if as_json:
@@ -211,6 +215,8 @@ def bench(
     Example: `xlstm-edge bench bundle --threads 1 --prompt 512 --generate 128`
     """
     check_plot_path(plot_file)
+    check_words(bundles=[bundle, against], sources=[compare], threads=threads)
+    depths = check_bench(depth, against, compare)
     with bars(err) as progress:
         if compare is not None:
             load_exporters(progress)
@@ -220,7 +226,7 @@ def bench(
             prompt=prompt,
             generate=generate,
             repeat=repeat,
-            depths=parse_depths(depth),
+            depths=depths,
             against=against,
             compare=compare,
             prefix=prefix,
@@ -273,6 +279,8 @@ def evaluate_command(
     Example: `xlstm-edge eval int8 int4 --against examples/shakespeare --text examples/shakespeare/heldout.txt`
     """
     check_plot_path(plot_file)
+    check_words(bundles=bundles, sources=[against], threads=threads)
+    read_text(text, limit=LARGEST_TEXT)
     with bars(err) as progress:
         if not facade.is_bundle(against):
             load_exporters(progress)

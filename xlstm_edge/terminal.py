@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -25,6 +26,7 @@ from .streams import INTERRUPTED, leave_at_once
 
 FAILED_CHECK, BAD_INPUT, FAULT = 1, 2, 70
 LONGEST_MESSAGE = 1000
+UNPRINTABLE = re.compile(r"[^ -~]")
 SHOW_TRACEBACK = "XLSTM_EDGE_TRACEBACK"
 
 
@@ -112,12 +114,18 @@ def plain(text: object) -> Text:
 
 def print_json(value: Any) -> None:
     """JSON, readable where the encoding of standard output allows it."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = UNPRINTABLE.sub(_escaped, json.dumps(value, indent=2, ensure_ascii=False))
     try:
         text.encode(standard_output.encoding)
     except UnicodeEncodeError:
         text = json.dumps(value, indent=2)
     write_out(text + "\n")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """What a terminal might obey, in JSON's own way of writing it."""
+    character = found.group()
+    return character if character == "\n" or character.isprintable() else json.dumps(character)[1:-1]
 
 
 @contextlib.contextmanager
@@ -142,11 +150,14 @@ def guarded(command: Callable[[], Any]) -> int:
     try:
         result = command()
         write_out("")  # what is still in the buffer
-    except ReaderGoneError:
+    except (ReaderGoneError, BrokenPipeError):  # the latter where help is printed, which does not go through here
+        _discard_output()
         return 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:  # the last place that can still say it in one sentence
+        if type(error).__name__ == "NoArgsIsHelpError":  # typer printed the help, which says enough
+            return BAD_INPUT
         return _failed(error)
     if result == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
         sys.stderr.write("error: interrupted\n")
@@ -176,6 +187,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return BAD_INPUT, "expected enough memory for this, came none; close other programs or use a smaller model"
     if isinstance(error, OSError) and error.filename is not None:  # a file that no caller expected to fail
         return BAD_INPUT, f"expected to use {error.filename}, came {error.strerror}; check the path and its permissions"
+    if isinstance(error, OSError) and error.errno is not None:  # help on an output that takes no more
+        _discard_output()
+        return BAD_INPUT, f"expected to write all of it, came {error.strerror}; redirect it to a place with room"
     if hasattr(error, "format_message"):  # a usage error of typer, whose class moves between its versions
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "xlstm-edge"

@@ -8,6 +8,7 @@ the result has; without it, the first by `tokenizers` alone.
 import importlib.util
 import json
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -48,11 +49,11 @@ GENERIC = ("PreTrainedTokenizer", "PythonBackend", "TokenizersBackend")  # no cl
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """In the checkpoint's folder, its `tokenizer` folder or, for a `checkpoint-*` folder of a run, the one above."""
+    """Whatever has that name in the folder, in its `tokenizer` or, for a `checkpoint-*` of a run, in the one above."""
     places = [folder, folder / "tokenizer"]
     if folder.name.startswith("checkpoint-"):
         places += [folder.parent, folder.parent / "tokenizer"]
-    return next((place / name for place in places if (place / name).is_file()), None)
+    return next((place / name for place in places if os.path.lexists(place / name)), None)
 
 
 def convert_tokenizer(folder: Path) -> tuple[bytes | None, str | None]:
@@ -69,8 +70,8 @@ def convert_tokenizer(folder: Path) -> tuple[bytes | None, str | None]:
         )
     what, pieces = " and ".join(names), names[0].endswith(".model")
     paths = [path for name in (*names, *BESIDE) if (path := find(folder, name)) is not None]
-    if any(path.stat().st_size > LARGEST for path in paths):
-        return None, f"{what}: larger than any tokenizer; {without}"
+    if not all(path.is_file() and path.stat().st_size <= LARGEST for path in paths):  # a pipe or device has no end
+        return None, f"{what}: no regular files of a tokenizer's size; {without}"
     try:
         try:
             if pieces and importlib.util.find_spec("sentencepiece") is None:

@@ -15,14 +15,13 @@ from .quantize.calibrate import calibration_batch, quantize_with_gptq
 from .quantize.plan import Plan, make_plan
 from .quantize.scheme import Packed, Scheme
 from .quantize.sources import Quantizer, round_searched
-from .recipe import Recipe
+from .recipe import Recipe, read_calibration
 from .reference import Progress, no_progress
 from .special import Note, TextSide, no_note, text_side
 from .trace import GraphOptions
 from .weights import FloatArray
 
 LONGEST_ID = 20  # digits
-LARGEST_TEXT = 64 << 20
 
 
 def export_checkpoint(
@@ -91,14 +90,7 @@ def read_ids(checkpoint: Checkpoint, path: Path, side: TextSide | None = None) -
         raise InputError(
             "expected a model that takes tokens for calibration, came a stack of float vectors; use method rtn"
         )
-    try:
-        if not path.is_file() or path.stat().st_size > LARGEST_TEXT:  # no pipe, no device: they may have no end
-            raise InputError(
-                f"expected a file of at most {LARGEST_TEXT:,} bytes at {str(path)[:200]!a}, came another; check the path"
-            )
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a UTF-8 text at {str(path)[:200]!a}, came none; check the path") from error
+    text = read_calibration(path)
     side = side or text_side(checkpoint)
     vocab = checkpoint.spec.vocab_size
     if side.info.kind != "none":

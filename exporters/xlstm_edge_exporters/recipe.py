@@ -22,7 +22,10 @@ from xlstm_edge_runtime.reading import read_bytes
 
 from .quantize.plan import PRESETS, QuantizeOptions
 
-LARGEST_RECIPE = 1 << 20
+LARGEST_RECIPE = 64 << 10
+MOST_DOTS = 100  # of one line: tomllib needs time and memory by their square
+LARGEST_NUMBER, LARGEST_TARGET = 1 << 62, 1e9
+LARGEST_TEXT = 64 << 20
 GPTQ_GROUP, RTN_GROUP = 256, {"int8": 128}
 KINDS = RECIPE
 
@@ -52,13 +55,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.flavour not in ("ort", "portable"):
-            raise InputError(f"expected flavour ort or portable, came {self.flavour!r}; choose one")
+            raise InputError(f"expected flavour ort or portable, came {shown(self.flavour)}; choose one")
         if isinstance(self.chunk, bool) or not isinstance(self.chunk, int) or not 1 <= self.chunk <= LARGEST_CHUNK:
             raise InputError(
-                f"expected a chunk of 1 to {LARGEST_CHUNK} tokens, came {self.chunk!r}; 64 is a good choice"
+                f"expected a chunk of 1 to {LARGEST_CHUNK} tokens, came {shown(self.chunk)}; 64 is a good choice"
             )
         if self.quantize not in (None, "mixed", *PRESETS):
-            raise InputError(f"expected quantize int8, int4 or mixed, came {self.quantize!r}; choose one")
+            raise InputError(f"expected quantize int8, int4 or mixed, came {shown(self.quantize)}; choose one")
         if self.quantize is not None and self.flavour == "portable":
             raise InputError(
                 "expected float32 for the portable flavour, came --quantize; its opset has no group-wise integers"
@@ -79,8 +82,9 @@ class Recipe:
             raise InputError(
                 f"expected a target only with --quantize mixed, came {self.quantize}; pass --quantize mixed"
             )
-        if len(targets) > 1 or any(not target > 0 for target in targets):
-            raise InputError(f"expected one positive target, came {targets}; pass --target-mb or --target-bpw")
+        if len(targets) > 1 or any(not 0 < target < LARGEST_TARGET for target in targets):
+            came = " and ".join(map(shown, targets))
+            raise InputError(f"expected one positive target, came {came}; pass --target-mb or --target-bpw")
 
     @property
     def chosen_method(self) -> str:
@@ -120,14 +124,28 @@ def read_recipe(path: str | Path | None, given: Mapping[str, Any]) -> Recipe:
     recipe = Recipe(**{**values, **{name: value for name, value in given.items() if value is not None}})
     if recipe.quantize is not None:
         recipe.quantize_options()  # its own checks, before anything is loaded
-    if recipe.calibrate is not None and not Path(recipe.calibrate).is_file():
-        raise InputError(f"expected a UTF-8 text at {shown_path(recipe.calibrate)}, came none; check the path")
+    if recipe.calibrate is not None:
+        read_calibration(recipe.calibrate)
     return recipe
+
+
+def read_calibration(path: str | Path) -> str:
+    """The text of a file; InputError for what is none, or larger than `LARGEST_TEXT`."""
+    try:
+        return read_bytes(Path(path), LARGEST_TEXT).decode("utf-8")
+    except (OSError, ValueError) as error:  # ValueError: other bytes, or a name that no file system takes
+        raise InputError(
+            f"expected a UTF-8 text of at most {LARGEST_TEXT:,} bytes at {shown_path(path)}, came none; check the path"
+        ) from error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(read_bytes(path, LARGEST_RECIPE).decode("utf-8"))
+        text = read_bytes(path, LARGEST_RECIPE).decode("utf-8")
+        if any(line.count(".") > MOST_DOTS for line in text.splitlines() if not line.lstrip().startswith("#")):
+            raise ValueError(f"a line of more than {MOST_DOTS} dots")
+        values = tomllib.loads(text)
+        _check_numbers(values)
     except OSError as error:
         raise InputError(
             f"expected a recipe at {shown_path(path)}, came {error.strerror or error}; check the path"
@@ -142,6 +160,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
         if not isinstance(value, KINDS[name]) or (isinstance(value, bool) and KINDS[name] is not bool):
             raise InputError(f"expected {name} in {shown(path.name)} of another type, came {shown(value)}; correct it")
     return values
+
+
+def _check_numbers(value: object) -> None:
+    """ValueError for an integer that Python itself would not print."""
+    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        raise ValueError("an integer of more than 62 bits")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_numbers(inner)
 
 
 def _line(error: Exception) -> str:

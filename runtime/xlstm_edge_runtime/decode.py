@@ -15,8 +15,10 @@ the same time for each. Two ways:
 
 import codecs
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
+
+from .growth import steps
 
 CONTEXT = 16  # tokens of known text in front of what is new
 LONGEST_RUN = 1024
@@ -46,24 +48,13 @@ def reach(decoder: Mapping[str, Any]) -> int:
     `Replace` does so where it works on the whole text: behind a Fuse, or a ByteLevel in a sequence.
     """
     whole, most = False, 0
-    for part in _parts(decoder):
+    for part in steps(decoder):
         if part.get("type") == "Replace" and whole:
             pattern = part.get("pattern")
             string = pattern.get("String") if isinstance(pattern, dict) else None
             most += len(string) - 1 if isinstance(string, str) and string else LONGEST_MATCH
         whole = whole or part.get("type") in ("Fuse", "ByteLevel")
     return min(most, LONGEST_MATCH)
-
-
-def _parts(decoder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Of a sequence in a sequence, the innermost."""
-    inner = decoder.get("decoders")
-    if not isinstance(inner, list):
-        yield decoder
-        return
-    for part in inner:
-        if isinstance(part, dict):
-            yield from _parts(part)
 
 
 class ByteStream:

@@ -153,6 +153,8 @@ def generate(
         if function is not None and not callable(function):
             raise InputError(f"expected {name} as a function, came {type(function).__name__}; correct it")
     vocab_size, ids = session.vocab_size, session.check_ids(prompt)
+    if (last := max(options.stop_ids, default=0)) >= vocab_size:
+        raise InputError(f"expected stop_ids below {vocab_size}, came {shown_number(last)}; pass ids of the vocabulary")
     late = options.stop_ids if options.min_tokens else ()
     sampler = Sampler(options.sampling, vocab_size, prompt=ids[-options.sampling.penalty_window :].tolist(), late=late)
     return _generate(session, ids, options, sampler, cancel or _never, on_prompt or _silent)

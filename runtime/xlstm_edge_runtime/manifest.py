@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -67,6 +68,8 @@ VECTORS = "vectors.json"
 LARGEST_MANIFEST = 8 << 20
 # A state is about as large as the weights that move it; what asks for far more memory is no bundle of ours.
 STATE_PER_BYTE, SMALL_STATE = 64, 64 << 20
+# Every block has a matrix of about width times width numbers, of 2 bits at least.
+WIDTH_PER_ROOT, SMALL_WIDTH = 16, 1 << 13
 VERSION = r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}"
 WORD = r"[ -~]{1,100}"
 SECTIONS = (
@@ -246,5 +249,10 @@ def _check_references(manifest: Manifest) -> None:
     if manifest.state.nbytes > max(SMALL_STATE, STATE_PER_BYTE * total):
         raise BundleError(
             f"expected a state that fits a bundle of {total:,} bytes, came one of {manifest.state.nbytes:,}; "
+            "do not trust this bundle"
+        )
+    if manifest.model.width > max(SMALL_WIDTH, WIDTH_PER_ROOT * math.isqrt(total)):
+        raise BundleError(
+            f"expected a width that fits a bundle of {total:,} bytes, came {manifest.model.width:,}; "
             "do not trust this bundle"
         )

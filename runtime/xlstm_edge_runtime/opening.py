@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from .errors import BundleError, InputError, printable
+from .errors import BundleError, InputError, printable, shown
 from .graph_file import check_graph_file
 from .manifest import Manifest
 from .tuning import FOLDER, GRAPH, MOST_SPIN, MOST_THREADS, Tuning
@@ -91,12 +91,9 @@ def session_options(threads: int | None, spin: int = SPIN, *, mapped: bool = Fal
         raise InputError(
             f"expected spin from 0 to {MOST_SPIN} microseconds, came {spin!r}; leave it out for the default"
         )
+    check_threads(threads)
     options = ort.SessionOptions()
     if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
-            raise InputError(
-                f"expected threads from 1 to {MOST_THREADS}, came {threads!r}; leave it out for the default"
-            )
         options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what fails is raised, and told in one sentence
@@ -106,6 +103,16 @@ def session_options(threads: int | None, spin: int = SPIN, *, mapped: bool = Fal
     if mapped:  # quantized products then multiply the stored weights in float
         options.add_session_config_entry("session.disable_prepacking", "1")
     return options
+
+
+def check_threads(threads: int | None) -> None:
+    """InputError for a number of threads that no session takes; None leaves it to onnxruntime."""
+    if threads is None:
+        return
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        raise InputError(
+            f"expected threads from 1 to {MOST_THREADS}, came {shown(threads)}; leave it out for the default"
+        )
 
 
 def check_graph(inference: ort.InferenceSession, manifest: Manifest) -> None:

@@ -38,9 +38,12 @@ def open_regular(path: str | Path) -> int:
 def read_bytes(path: str | Path, most: int) -> bytes:
     """The whole content of a regular file of at most `most` bytes; OSError says what else it is."""
     with os.fdopen(open_regular(path), "rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(f"more than {most:,} bytes")
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(f"more than {most:,} bytes")
+        content = file.read(size + 1)  # a buffer of what is there, not of what may be
+    if len(content) > size:
+        raise OSError("a file that grows")
     return content
 
 

@@ -180,7 +180,8 @@ def stream_text(
         tokenizer, ids = session.model.tokenizer, session.model.encode(text, start=start)
     else:
         ids = encode_text(tokenizer, text, vocab_size, start=start)
-    tokens = frozenset(tokenizer.added[word] for word in stop if word in tokenizer.added)
+    added = [tokenizer.added[word] for word in stop if word in tokenizer.added]
+    tokens = frozenset(token for token in added if token < vocab_size)  # no others can come
     options = session.model.options(given)
     options = replace(options, stop_ids=options.stop_ids | tokens)
     events = generate(

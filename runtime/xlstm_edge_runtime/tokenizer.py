@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn, Protocol
 
 from .decode import ByteStream, DecodeStream, WindowStream, reach
 from .errors import BundleError, DependencyError, InputError
+from .growth import check_growth
 
 Kind = Literal["byte", "huggingface"]
 BYTES = 256
@@ -90,6 +91,7 @@ class HuggingFaceTokenizer:
                 "expected the package tokenizers for this bundle's text, came none; pip install 'xlstm-edge[text]'"
             ) from error
         self._name = name
+        check_growth(document)
         decoder = document.get("decoder")
         self._bytewise = isinstance(decoder, dict) and decoder.get("type") == "ByteLevel"
         self._byte_fallback = '"ByteFallback"' in json.dumps(decoder)

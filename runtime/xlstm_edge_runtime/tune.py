@@ -37,6 +37,7 @@ Progress = Callable[[str, int, int], None]
 def tune_bundle(folder: str | Path, *, progress: Progress | None = None) -> Tuning:
     """Measure, save, return; InputError if the folder cannot be written. A former tuning is replaced."""
     folder, report = Path(folder), progress or _silent
+    _check_place(folder / FOLDER)
     most = os.cpu_count() or 1
     candidates = sorted({1, 2, most // 2, most} & set(range(1, most + 1)))
     rates = _measure("threads", candidates, lambda n: load(folder, threads=n, tuned=False), decode_rate, report)
@@ -54,6 +55,16 @@ def tune_bundle(folder: str | Path, *, progress: Progress | None = None) -> Tuni
     speeds = _measure("chunk", chunks, with_chunk, prefill_rate, report)
     chunk = max(speeds, key=lambda n: speeds[n])
     return _save(folder, with_chunk(chunk), _Found(threads, spin, chunk, rates[spin], speeds[chunk]))
+
+
+def _check_place(place: Path) -> None:
+    """InputError at once for what a tuning could not replace at the end."""
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        raise InputError(
+            f"expected a folder of a former tuning at {shown_path(place)}, or nothing, came another thing; remove it"
+        )
+    if place.exists():
+        _only_ours(place)
 
 
 @dataclass(frozen=True, slots=True)

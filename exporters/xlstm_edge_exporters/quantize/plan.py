@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
-from xlstm_edge_runtime.errors import InputError
+from xlstm_edge_runtime.errors import InputError, shown
 
 from ..spec import ModelSpec
 from .scheme import BITS, Scheme
@@ -50,10 +50,10 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         Scheme(self.bits, self.group)
         if self.method not in ("rtn", "gptq"):
-            raise InputError(f"expected method rtn or gptq, came {self.method!r}; choose one")
+            raise InputError(f"expected method rtn or gptq, came {shown(self.method)}; choose one")
         for bits in (self.embedding_bits, self.head_bits, *self.keep.values()):
             if bits is not None and (type(bits) is not int or bits not in (*BITS, KEEP_FLOAT)):
-                raise InputError(f"expected 2, 4, 8 or 32 bits, came {bits!r}; no CPU kernel runs others")
+                raise InputError(f"expected 2, 4, 8 or 32 bits, came {shown(bits)}; no CPU kernel runs others")
 
     def by_hand(self, name: str, *, tied: bool) -> int | None:
         """Bits chosen for this tensor itself, by a pattern (the last that matches) or an option; None: `bits` decides."""
@@ -72,7 +72,9 @@ def make_plan(spec: ModelSpec, weights: "Weights", options: QuantizeOptions) -> 
     names = [name for name in weights if name in (EMBEDDING, HEAD) or name.endswith(DENSE)]
     if missed := sorted(p for p in options.keep if not any(fnmatch.fnmatchcase(name, p) for name in names)):
         kinds = ", ".join(sorted({name.split(".", 2)[-1] for name in names}))
-        raise InputError(f"expected patterns that match quantized tensors ({kinds}), came {missed[0]!r}; correct it")
+        raise InputError(
+            f"expected patterns that match quantized tensors ({kinds}), came {shown(missed[0])}; correct it"
+        )
     bits = {name: options.by_hand(name, tied=spec.tied) or options.bits for name in names}
     return {
         name: Scheme(bits[name], fitting_group(name, weights[name].shape, options.group))
