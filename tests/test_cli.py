@@ -142,13 +142,14 @@ def test_prompts_without_an_end_are_refused(
 
 def test_stop_ids_from_the_command_line(shipped_bundle: Path, command: Command) -> None:
     words = ("run", shipped_bundle, "To be", "--max-tokens", 8, "--json")
+    assert_one_sentence(command(*words[:-1], "--stop-id", 10**6), 2)  # no id of this vocabulary
     free = json.loads(command(*words).out)
     assert free["usage"]["generated_tokens"] == 8
     model = load(shipped_bundle)
     ids = [
         event.id for event in model.session().generate(model.encode("To be"), max_tokens=8) if isinstance(event, Token)
     ]
-    stopped = json.loads(command(*words, "--stop-id", 10**6, "--stop-id", ids[5]).out)
+    stopped = json.loads(command(*words, "--stop-id", 2047, "--stop-id", ids[5]).out)
     assert stopped["finish_reason"] == "eos"
     assert stopped["usage"]["generated_tokens"] == ids.index(ids[5])
     assert free["text"].startswith(stopped["text"])

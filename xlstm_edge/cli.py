@@ -235,10 +235,7 @@ def bench(
             progress=progress,
         )
     plot_depths(result, plot_file)
-    if as_json:
-        print_json(result)
-    else:
-        show(bench_table(result))
+    print_json(result) if as_json else show(bench_table(result))
 
 
 @app.command()
