@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from xlstm_edge_exporters.checkpoints import open_checkpoint
+from xlstm_edge_exporters.checkpoints.notes import Notes
 from xlstm_edge_runtime.errors import CheckpointError
 
 from .command import Command, assert_nothing_written, assert_one_sentence
@@ -195,6 +196,20 @@ def test_a_hugging_face_head_is_tied_only_by_its_config(
     (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(CheckpointError, match="does not tie"):
         open_checkpoint(folder)
+
+
+def test_a_model_without_its_head_is_said_to_be_one(checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> None:
+    """As `xLSTMModel.save_pretrained` leaves it."""
+    folder = Path(shutil.copytree(checkpoint_of(BY_NAME["c-tied"]), tmp_path / "checkpoint"))
+    tensors = load_file(folder / "model.safetensors")
+    bare = {name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith("lm_head")}
+    save_file(bare, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="without a head"):
+        open_checkpoint(folder)
+
+
+def test_a_name_that_stays_is_not_called_renamed() -> None:
+    assert Notes(renamed=(("a", "a"), ("b", "c"))).lines() == ["b read as c"]
 
 
 def test_a_wrapper_with_more_around_it_is_not_tied(checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> None:

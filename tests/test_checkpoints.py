@@ -450,6 +450,13 @@ CONFIGS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], list[s
         },
         ["section 'model'", "run_name"],
     ),
+    "settings that are only referred to": (
+        "a1-mixed",
+        lambda c: (
+            c | {"d_model": 64, "sizes": {"depth": 3}, "embedding_dim": "${d_model}", "num_blocks": "${sizes.depth}"}
+        ),
+        [],
+    ),
     "hydra": (
         "b-plain",
         lambda c: {"model": c, "trainer": {"max_steps": 3}, "data": {"attention_mask": True}, "seed": 3},

@@ -17,6 +17,7 @@ import yaml
 from xlstm_edge_runtime.errors import CheckpointError
 
 from ..weights import brief, shown
+from .settings import meaning_of
 
 LARGEST_JSON, LARGEST_YAML = 16 << 20, 48 << 10  # PyYAML reads 100 kB a second
 LARGEST_NUMBER, LONGEST_NUMBER = 2**63, 64
@@ -119,11 +120,16 @@ def find_section(tree: Mapping[str, Any]) -> Section:
 
 
 def resolved(section: Section, tree: Mapping[str, Any], keys: Set[str]) -> dict[str, Any]:
-    """The section with `${...}` replaced in the settings named by `keys`; others stay as they are, for they are ignored."""
+    """The section with `${...}` replaced in the settings named by `keys`; others stay as they are, for they are ignored.
+
+    Those that only stand there to be referred to are left out, unless their name means something of its own.
+    """
     resolver, top = _Resolver(tree, keys), tuple(section.path.split(".")) if section.path else ()
-    return {
+    values = {
         key: resolver.resolve(value, (*top, key)) if key in keys else value for key, value in section.values.items()
     }
+    variables = {key for key in values.keys() - keys if (*top, key) in resolver.used and meaning_of(key) is None}
+    return {key: value for key, value in values.items() if key not in variables}
 
 
 def _plain(value: Any, budget: Iterator[int], depth: int) -> Any:
@@ -173,6 +179,7 @@ class _Resolver:
 
     def __init__(self, tree: Mapping[str, Any], keys: Set[str]) -> None:
         self.tree, self.keys, self.left = tree, keys, MOST_REFERENCES
+        self.used: set[tuple[str, ...]] = set()  # places that were referred to
 
     def resolve(self, value: Any, place: tuple[str, ...]) -> Any:
         """The value without references; `place` is where it stands."""
@@ -217,7 +224,9 @@ class _Resolver:
         dots = len(reference) - len(reference.lstrip("."))
         steps = re.split(r"[.\[]", reference[dots:].replace("]", ""))
         value: Any = self.tree
-        for step in (*(place[: max(len(place) - dots, 0)] if dots else ()), *steps):
+        path = (*(place[: max(len(place) - dots, 0)] if dots else ()), *steps)
+        self.used |= {path[:size] for size in range(1, len(path) + 1)}
+        for step in path:
             if isinstance(value, dict) and step in value:
                 value = value[step]
             elif isinstance(value, list) and step[:9].isascii() and step.isdecimal() and int(step[:9]) < len(value):

@@ -45,6 +45,11 @@ def load_package(stored: Stored, config: Config) -> Canonical:
 def load_stack(stored: Stored, config: Config, *, alone: bool = True) -> Canonical:
     """B3: the blocks of xLSTM-Large alone, and its out_norm if the config has one: float vectors in and out."""
     _require(config, "num_heads", "num_blocks" if config.get("num_hidden_layers") is None else "num_hidden_layers")
+    if any(name in stored for name in ("embeddings.weight", "backbone.embeddings.weight")):
+        raise CheckpointError(
+            "expected a language model with lm_head.weight, or a stack of blocks alone, came embeddings without a head, as "
+            "xLSTMModel saves them; save the xLSTMForCausalLM that was trained"
+        )
     out_norm = flag(config, "add_out_norm", True)
     return _load(stored, config, "B3", embedding=None, out_norm=out_norm, shared=not alone)
 

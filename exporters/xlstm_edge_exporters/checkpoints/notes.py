@@ -32,7 +32,7 @@ class Notes:
             lines.append(f"prefix {brief(self.prefix)} taken off the tensors' names")
         if self.wrappers:
             lines.append(f"wrapper names taken out of the tensors' names: {listed(self.wrappers)}")
-        lines += [f"{listed([old])} read as {new}" for old, new in self.renamed]
+        lines += [f"{listed([old])} read as {new}" for old, new in self.renamed if old != new]
         if self.section is not None:
             lines.append(f"settings taken from the section {brief(self.section)} of the config")
         for what, names in (

@@ -88,7 +88,7 @@ def check_settings(config: Mapping[str, Any], known: Collection[str], where: str
     for key, value in config.items():
         if key in known or TEXT.fullmatch(key):
             continue
-        if meaning := _meaning(key):
+        if meaning := meaning_of(key):
             if not _is_off(value):
                 raise CheckpointError(
                     f"expected only settings of {where}, came {shown(key)} {brief(value)}: {meaning}; not supported"
@@ -120,7 +120,7 @@ def check_around(around: Mapping[str, Any], known: Collection[str], *, whole: bo
     for key, value in around.items():
         if (
             key not in known
-            and (meaning := _meaning(key))
+            and (meaning := meaning_of(key))
             and not _is_off(value)
             and (whole or not isinstance(value, (dict, list)))
         ):
@@ -131,7 +131,8 @@ def check_around(around: Mapping[str, Any], known: Collection[str], *, whole: bo
     return [key for key in around if not key.startswith("_") and not TEXT.fullmatch(key)]
 
 
-def _meaning(key: str) -> str | None:
+def meaning_of(key: str) -> str | None:
+    """What a setting of this name would change; None if it may mean anything, or nothing."""
     name = key.lower()
     if name in HARMLESS or TRAINING.fullmatch(name):
         return None
