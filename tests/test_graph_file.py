@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from xlstm_edge_runtime import BundleError
-from xlstm_edge_runtime.graph_file import check_graph_file, external_files
+from xlstm_edge_runtime.graph_file import check_graph_file, external_files, operators
 
 RNG = np.random.default_rng(11)
 
@@ -54,13 +54,13 @@ def test_names_of_other_lengths_are_refused(spoiled: str) -> None:
 def test_a_window_allows_one_token_less(window: int, packed: bool, tmp_path: Path) -> None:
     """The smallest of several counts; other operators and attributes do not."""
     others = [
-        node("MaxPoolLike", 2),
+        node("NhwcMaxPool", 2),
         node(window=None, kernel_shape_of_another=[1, 1]),
         node(window=None, kernel="kernel_shape"),
     ]
     nodes = [
         *others,
-        node("AveragePool", 2),
+        node("Conv", 2),
         node(window=None, strides=[1, 1]),
         node(window=window + 7),
         node(window=window),
@@ -89,7 +89,7 @@ def number(value: int) -> bytes:
 
 
 def test_a_graph_without_windows_takes_any_chunk(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(message(["w"], [node("AveragePool", 2)]))
+    (tmp_path / "model.onnx").write_bytes(message(["w"], [node("Conv", 2)]))
     check_graph_file(tmp_path / "model.onnx", ["w"], 4096)
 
 
@@ -142,3 +142,36 @@ def test_a_word_in_another_place_is_refused() -> None:
     model.doc_string = "the location"
     with pytest.raises(ValueError, match="place of its own"):
         list(external_files(model.SerializeToString()))
+
+
+def scan(inner: list[onnx.NodeProto]) -> onnx.NodeProto:
+    return helper.make_node("Scan", ["x"], ["y"], body=helper.make_graph(inner, "body", [], []), num_scan_inputs=1)
+
+
+@pytest.mark.parametrize(
+    "kind", ["Loop", "If", "ConstantOfShape", "Expand", "Tile", "Range", "RandomNormal", "Sin", "X" * 200]
+)
+@pytest.mark.parametrize("place", ["top", "inside"])
+def test_other_operators_are_refused(kind: str, place: str, tmp_path: Path) -> None:
+    odd = helper.make_node(kind, ["x"], ["y"])
+    nodes = [helper.make_node("Add", ["x", "x"], ["y"]), odd if place == "top" else scan([scan([odd])])]
+    (tmp_path / "model.onnx").write_bytes(message([], nodes))
+    with pytest.raises(BundleError, match="do not trust"):
+        check_graph_file(tmp_path / "model.onnx", [], 4)
+
+
+def test_operators_are_those_of_the_library() -> None:
+    nodes = [helper.make_node("Add", ["x", "x"], ["y"]), scan([helper.make_node("Mul", ["x", "x"], ["y"])])]
+    assert list(operators(message([], nodes))) == ["Add", "Scan", "Mul"]
+
+
+def test_functions_and_bottomless_graphs_are_refused(tmp_path: Path) -> None:
+    model = onnx.ModelProto.FromString(message([], []))
+    model.functions.append(helper.make_function("d", "Add", ["x"], ["y"], [], []))
+    deep = helper.make_node("Mul", ["x", "x"], ["y"])
+    for _ in range(6):
+        deep = scan([deep])
+    for data in (model.SerializeToString(), message([], [deep])):
+        (tmp_path / "model.onnx").write_bytes(data)
+        with pytest.raises(BundleError, match="to be an ONNX graph"):
+            check_graph_file(tmp_path / "model.onnx", [], 4)

@@ -1,9 +1,12 @@
-"""What a graph file reads besides itself, and how many tokens of one call it is exact for; without a protobuf library.
+"""What a graph file reads besides itself, what it computes with, and how many tokens of one call it is exact for.
 
 ONNX keeps large tensors in other files, named by `external_data` entries with the key `location`. onnxruntime opens what
 they name, so every name must be a file of the manifest, or its content is nobody's. This module walks the message as far
 as the initializers, where the exporter and onnxruntime's optimizer put such entries, and then counts: the word `location`
 may stand in the file nowhere else. An entry that another reader would understand otherwise has no place to hide.
+
+Operators come from a closed list: what an export writes, and what onnxruntime's optimizer makes of it. None of them makes
+much out of nothing or repeats itself, so a small file asks for little. No protobuf library is needed.
 """
 
 from collections.abc import Collection, Iterator
@@ -17,8 +20,19 @@ WORD = b"location"
 ENTRY = b"\x0a\x08location\x12"  # key = "location", then the tag of the value
 LONGEST_NAME = 127  # of which the length is one byte
 # Field numbers of onnx.proto
-MODEL_GRAPH, GRAPH_NODE, GRAPH_INITIALIZER, TENSOR_EXTERNAL = 7, 1, 5, 13
+MODEL_GRAPH, MODEL_FUNCTION, GRAPH_NODE, GRAPH_INITIALIZER, TENSOR_EXTERNAL = 7, 25, 1, 5, 13
 NODE_OPERATOR, NODE_ATTRIBUTE, ATTRIBUTE_NAME, ATTRIBUTE_INTS = 4, 5, 1, 8
+ATTRIBUTE_GRAPHS, DEEPEST = (6, 11), 4
+OPERATORS = frozenset(
+    "Abs Add CausalConvWithState Concat Conv CumSum Div Erf Exp FusedMatMul Gather GatherBlockQuantized Gelu Gemm Identity "
+    "LayerNormalization LinearAttention Log MatMul MatMulNBits Max MaxPool Mul Neg Pow QuickGelu RMSNormalization ReduceMean "
+    "Relu Reshape Scan Selu Sigmoid SkipLayerNormalization SkipSimplifiedLayerNormalization Slice Softplus Split Sqrt "
+    "Squeeze Sub Tanh Transpose Unsqueeze".split()
+)
+REWRITTEN = frozenset(  # by an optimizer, here or on another processor
+    "BiasGelu Cast Clip FastGelu FusedConv FusedGemm HardSigmoid LeakyRelu NhwcFusedConv NhwcMaxPool ReorderInput "
+    "ReorderOutput SimplifiedLayerNormalization Softmax".split()
+)
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 Span = tuple[int, int]
 
@@ -28,11 +42,16 @@ def check_graph_file(path: Path, files: Collection[str], chunk: int) -> None:
     try:
         data = read_bytes(path, LARGEST_GRAPH)
         names, windows = list(external_files(data)), list(_windows(data))
+        unknown = sorted(set(operators(data)) - OPERATORS - REWRITTEN)
     except (OSError, ValueError) as error:
         raise BundleError(f"expected {path.name} to be an ONNX graph, came {error}; export the bundle again") from error
     if unlisted := sorted(name for name in names if name not in files):
         raise BundleError(
             f"expected {path.name} to read only files that are listed, came {shown(unlisted[0])}; do not trust this bundle"
+        )
+    if unknown:
+        raise BundleError(
+            f"expected {path.name} to compute with an xLSTM's operators, came {shown(unknown[0])}; do not trust this bundle"
         )
     if windows and min(windows) - 1 < chunk:
         raise BundleError(
@@ -51,6 +70,27 @@ def external_files(data: bytes) -> Iterator[str]:
                 found += 1
     if data.count(WORD) != found:
         raise ValueError("external data in a place of its own")
+
+
+def operators(data: bytes) -> Iterator[str]:
+    """The operators of an ONNX model, those of graphs inside its attributes too; ValueError for functions of its own."""
+    if any(number == MODEL_FUNCTION for number, *_ in _fields(data, 0, len(data))):
+        raise ValueError("functions of its own")
+    for graph in _children(data, (0, len(data)), MODEL_GRAPH):
+        yield from _operators(data, graph, DEEPEST)
+
+
+def _operators(data: bytes, graph: Span, depth: int) -> Iterator[str]:
+    if not depth:
+        raise ValueError("graphs in graphs in graphs")
+    for node in _children(data, graph, GRAPH_NODE):
+        for number, kind, start, end in _fields(data, *node):
+            if number == NODE_OPERATOR and kind == BYTES:
+                yield data[start : min(end, start + LONGEST_NAME)].decode("utf-8", "replace")
+            elif number == NODE_ATTRIBUTE and kind == BYTES:
+                for inner, form, *span in _fields(data, start, end):
+                    if inner in ATTRIBUTE_GRAPHS and form == BYTES:
+                        yield from _operators(data, (span[0], span[1]), depth - 1)
 
 
 def _location(entry: bytes) -> str:
