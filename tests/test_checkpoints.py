@@ -6,6 +6,7 @@ Every accepted form is read, run in float64 and held against the official model'
 import argparse
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -457,6 +458,20 @@ CONFIGS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], list[s
         ),
         [],
     ),
+    "references inside what is referred to": (
+        "a1-mixed",
+        lambda c: {
+            "model": c | {"embedding_dim": "${sizes.width}", "num_blocks": "${alias.depth}", "seed": 9},
+            "sizes": {"width": "${.seed}", "seed": 64, "depth": 3},
+            "alias": "${sizes}",
+        },
+        ["section 'model'"],
+    ),
+    "a section that is a reference": (
+        "a1-mixed",
+        lambda c: {"model": "${zoo.small}", "zoo": {"small": c | {"num_blocks": "${.seed}", "seed": 3}}, "seed": 9},
+        ["section 'model'"],
+    ),
     "hydra": (
         "b-plain",
         lambda c: {"model": c, "trainer": {"max_steps": 3}, "data": {"attention_mask": True}, "seed": 3},
@@ -611,8 +626,8 @@ def test_two_configs_must_agree(checkpoint_of: CheckpointOf, tmp_path: Path) -> 
     for other in ({"model_type": "xlstm", "bos_token_id": 1}, {"xlstm_cfg": config}):
         (folder / "config.json").write_text(json.dumps(other))
         assert_equal_to_official(open_checkpoint(folder), official("a1-mixed", source), BY_NAME["a1-mixed"])
-    (folder / "config.json").write_text(json.dumps({"xlstm_cfg": config | {"tie_weights": True}}))
-    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"tie_weights": False}))
+    (folder / "config.json").write_text(json.dumps({"xlstm_cfg": config | {"tie_weights": False}}))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"tie_weights": True}))
     with pytest.raises(CheckpointError, match="different tie_weights"):
         open_checkpoint(folder)
     (folder / "config.yaml").write_text("author: me\n")  # the one that describes the model is taken
@@ -724,7 +739,7 @@ def test_a_flat_config_of_the_net_around_a_stack(name: str, checkpoint_of: Check
     with pytest.raises(CheckpointError, match="another architecture"):
         open_checkpoint(folder)
     (folder / "model.ckpt").unlink()
-    configured(folder, lambda c: {key: value for key, value in c.items() if key != "rope_theta"})
+    configured(folder, lambda c: {key: value for key, value in c.items() if key not in ("rope_theta", "vocab_size")})
     torch.save(tensors if name != "stack" else under("", tensors), folder / "model.ckpt")
     with pytest.raises(CheckpointError, match="may change what the model"):  # alone, nothing else can have said it
         open_checkpoint(folder)
@@ -740,3 +755,139 @@ def test_the_stack_of_a_hugging_face_model_with_that_form_s_names(checkpoint_of:
     configured(folder, lambda c: c | {"num_hidden_layers": 7, "num_blocks": None})
     with pytest.raises(CheckpointError, match="num_hidden_layers"):
         open_checkpoint(folder, prefix="backbone.")
+
+
+# Settings that no tensor shows, beside the model's section or flat in the config of the net around it.
+BESIDE: dict[str, tuple[str, dict[str, Any]]] = {
+    "an activation": ("a1-mixed", {"act_fn": "relu"}),
+    "an activation by another name": ("a1-mixed", {"ff_activation": "relu"}),
+    "in a section": ("a1-mixed", {"feedforward": {"act_fn": "relu"}}),
+    "of a stack": ("a3-mixed", {"activation": "relu"}),
+    "a cap": ("b-plain", {"gate_soft_cap": 5.0}),
+    "no cap": ("b-plain", {"cell": {"norm_eps": 1e-3}}),
+    "a cap of the logits": ("b-plain", {"output_logit_soft_cap": 5.0}),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_stands_beside_the_model_s_settings_is_not_guessed(
+    name: str, checkpoint_of: CheckpointOf, tmp_path: Path
+) -> None:
+    case, beside = BESIDE[name]
+    folder = Path(shutil.copytree(checkpoint_of(BY_NAME[case]), tmp_path / "checkpoint"))
+    stated = {"act_fn", "gate_soft_cap", "norm_eps", "output_logit_soft_cap"}
+
+    def without(value: Any) -> Any:
+        return {k: without(v) for k, v in value.items() if k not in stated} if isinstance(value, dict) else value
+
+    config = yaml.safe_load(next(folder.glob("config.*")).read_text())
+    for more, message in (
+        (beside, "among the model's own settings"),
+        ({"optimizer": {"norm_eps": 3}, "act_fn": "gelu"}, ""),
+    ):
+        configured(folder, lambda _, more=more: {"model": without(config)} | more)  # type: ignore[misc]
+        if message:
+            with pytest.raises(CheckpointError, match=message):
+                open_checkpoint(folder)
+        else:
+            assert open_checkpoint(folder).spec.width
+    if case == "a3-mixed":  # flat
+        configured(folder, lambda _: without(config) | beside | {"horizon": 3})
+        source = tensors_of(folder)
+        save_file(under("core.", source) | {"fc.weight": torch.ones(7, 32)}, folder / "model.safetensors")
+        with pytest.raises(CheckpointError, match="among the model's own settings"):
+            open_checkpoint(folder)
+        configured(folder, lambda _: config | {"horizon": 3})
+        assert open_checkpoint(folder).notes.left_out == ("fc.weight",)
+
+
+def test_only_one_end_of_a_language_model_is_not_a_stack(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    """Who wants the stack of float vectors names its prefix, as the message says."""
+    ends = {"c-plain": "backbone.embeddings.weight", "b-plain": "embedding.weight"}
+    for case, embedding in ends.items():
+        source = checkpoint_of(BY_NAME[case])
+        tensors = {k: v for k, v in tensors_of(source).items() if k != embedding}
+        folder = rewritten(source, tmp_path / case, tensors)
+        with pytest.raises(CheckpointError, match=r"embedding.*--prefix backbone\."):
+            open_checkpoint(folder)
+        stack = open_checkpoint(folder, prefix="backbone.")
+        assert stack.spec.vocab_size is None
+        assert stack.notes.left_out == ("lm_head.weight",)
+        headless = {k: v for k, v in tensors_of(source).items() if k != "lm_head.weight"}
+        folder = rewritten(source, tmp_path / f"{case}-headless", headless)
+        with pytest.raises(CheckpointError, match=r"lm_head.*--prefix backbone\."):
+            open_checkpoint(folder)
+    source = checkpoint_of(BY_NAME["c-plain"])
+    bare = {k.replace("backbone.", "xlstm."): v for k, v in tensors_of(source).items() if k.startswith("backbone.")}
+    folder = rewritten(source, tmp_path / "net", bare | {"fc.weight": torch.ones(3, 64)})
+    with pytest.raises(CheckpointError, match=r"--prefix xlstm\."):
+        open_checkpoint(folder)
+    assert open_checkpoint(folder, prefix="xlstm.").notes.left_out == ("fc.weight", "xlstm.embeddings.weight")
+
+
+def test_the_wrapper_that_ties_keeps_the_embedding(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    source = checkpoint_of(BY_NAME["a2-tied"])
+    tensors = tensors_of(source)
+    embedding = next(name for name in tensors if name.endswith("token_embedding.weight"))
+    only_head = {name: t for name, t in tensors.items() if name != embedding} | {
+        "model.lm_head.weight": tensors[embedding]
+    }
+    folder = rewritten(source, tmp_path / "checkpoint", only_head)
+    configured(folder, lambda c: c | {"_xlstm_config": c["_xlstm_config"] | {"tie_weights": False}})
+    with pytest.raises(CheckpointError, match="token_embedding"):
+        open_checkpoint(folder)
+
+
+def test_what_the_config_ties_must_be_one_matrix(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    """The package itself would load one over the other."""
+    folder = Path(shutil.copytree(checkpoint_of(BY_NAME["a1-mixed"]), tmp_path / "checkpoint"))
+    configured(folder, lambda c: c | {"tie_weights": True})
+    with pytest.raises(CheckpointError, match="as one matrix"):
+        open_checkpoint(folder)
+
+
+OUTER = {
+    "use_norm": 1, "embed": "timeF", "input_embed_dim": 3, "scaler": "standard", "normalize": True, "residual": True,
+    "flip_prob": 0.5, "revin": True, "max_norm": 1.0, "clip": 1.0, "non_embedding_params": 1234,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["a3-mixed", "b-plain"])
+def test_a_net_around_a_stack_has_settings_of_its_own(case: str, checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    source = checkpoint_of(BY_NAME[case])
+    tensors = {name: t for name, t in tensors_of(source).items() if not name.startswith(("embedding.", "lm_head."))}
+    folder = rewritten(source, tmp_path / "checkpoint", under("net.", tensors) | {"fc.weight": torch.ones(3, 64)})
+    wanted = open_checkpoint(source, prefix=None if case == "a3-mixed" else "backbone.")
+    config = yaml.safe_load(next(source.glob("config.*")).read_text())
+    for change in (config | OUTER, {"xlstm": config} | OUTER):
+        configured(folder, lambda _, change=change: change)  # type: ignore[misc]  # mypy: a lambda's default
+        opened = open_checkpoint(folder)
+        assert opened.spec.blocks == wanted.spec.blocks
+        assert "use_norm" in opened.notes.ignored_settings
+    for inside in ({"use_rope": True}, {"bidirectional": True}, {"qkv_lora": 4}):
+        configured(folder, lambda _, inside=inside: config | inside)  # type: ignore[misc]  # the same
+        with pytest.raises(CheckpointError, match="not supported"):
+            open_checkpoint(folder)
+
+
+def test_blocks_without_both_ends_are_not_taken_for_a_stack(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    for case, stem in (("a1-mixed", "xlstm_block_stack."), ("b-plain", "backbone.")):
+        source = checkpoint_of(BY_NAME[case])
+        folder = rewritten(
+            source, tmp_path / case, {name: t for name, t in tensors_of(source).items() if name.startswith(stem)}
+        )
+        with pytest.raises(CheckpointError, match=f"vocab_size.*--prefix {re.escape(stem)}"):
+            open_checkpoint(folder)
+        assert open_checkpoint(folder, prefix=stem).spec.vocab_size is None
+
+
+@pytest.mark.parametrize("change", [{}, {"use_bias": True}])
+def test_the_stack_of_a_hugging_face_model_has_its_norm(change: dict[str, Any], tmp_path: Path) -> None:
+    """Always there, never with a bias."""
+    case = BY_NAME["c-plain"]
+    whole = Case("c-biased", "C", {**case.config, **change})
+    folder = make_checkpoint(whole, tmp_path / "checkpoint")
+    configured(folder, lambda c: c | {"add_out_norm": False})
+    stack, model = open_checkpoint(folder, prefix="backbone."), open_checkpoint(folder)
+    assert stack.spec.blocks == model.spec.blocks
+    assert stack.spec.norm == model.spec.norm

@@ -353,3 +353,14 @@ def test_a_reader_that_goes_away_is_no_error(shipped_bundle: Path) -> None:
 def test_version(command: Command) -> None:
     assert command("--version").out.startswith("xlstm-edge 0.")
     assert command("-V").out == command("--version").out
+
+
+def test_echo_puts_the_prompt_in_front(
+    bundle_of: Callable[[Case, str], Path], shipped_bundle: Path, command: Command
+) -> None:
+    """Of a bundle of ids, a space too: prompt and pieces are the ids."""
+    bundle = bundle_of(BY_NAME["a1-mixed"], "ort")
+    ids = command("run", bundle, "5 17 3", "-n", 4, "--no-echo").out
+    assert command("run", bundle, "5 17 3", "-n", 4, "--echo").out == "5 17 3 " + ids
+    text = command("run", shipped_bundle, "To be", "-n", 4).out
+    assert command("run", shipped_bundle, "To be", "-n", 4, "--echo").out == "To be" + text

@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    BertTokenizer,
+    GPT2Tokenizer,
+    PreTrainedTokenizerFast,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 import xlstm_edge
 import xlstm_edge_runtime as xr
@@ -19,6 +26,7 @@ from xlstm_edge_exporters.checkpoints import open_checkpoint
 from xlstm_edge_exporters.convert import convert_tokenizer
 from xlstm_edge_exporters.export import read_ids
 from xlstm_edge_exporters.special import text_side
+from xlstm_edge_runtime.sampling import LARGEST_WINDOW
 
 from .command import Command, assert_nothing_written, assert_one_sentence
 from .conftest import BY_NAME
@@ -378,7 +386,7 @@ SAMPLING = [
     ({"do_sample": True, "top_p": 0.9}, {"temperature": 1.0, "top_k": 50, "top_p": 0.9}),
     ({"do_sample": True}, {"temperature": 1.0, "top_k": 50}),
     ({"do_sample": True, "temperature": 0.7, "top_k": 0}, {"temperature": 0.7}),
-    ({"repetition_penalty": 1.3}, {"repetition_penalty": 1.3}),
+    ({"repetition_penalty": 1.3}, {"repetition_penalty": 1.3, "penalty_window": LARGEST_WINDOW}),
     ({"temperature": 0.7}, {}),
     ({"do_sample": False, "top_p": 0.5}, {}),
 ]
@@ -391,6 +399,23 @@ def test_what_a_generation_config_leaves_out_is_a_default(
     (folder / "generation_config.json").write_text(json.dumps(file))
     assert command("export", folder, "-o", tmp_path / "bundle").code == 0
     assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["sampling"] == expected
+
+
+def test_a_checkpoint_s_penalty_sees_the_whole_prompt(folder: Path, tmp_path: Path) -> None:
+    """As in transformers."""
+    (folder / "generation_config.json").write_text('{"repetition_penalty": 1.5}')
+    model = xr.load(xlstm_edge.export(folder, tmp_path / "bundle").path, threads=1)
+    prompt = [n % 150 for n in range(300)]
+    process = RepetitionPenaltyLogitsProcessor(1.5)
+    session, seen, wanted = model.session(), list(prompt), []
+    logits = session.prefill(prompt)
+    for _ in range(8):
+        scores = process(torch.tensor([seen]), torch.tensor(logits)[None])[0]
+        wanted.append(int(scores.argmax()))
+        seen.append(wanted[-1])
+        logits = session.step(wanted[-1])
+    events = model.session().generate(prompt, max_tokens=8, ignore_eos=True)
+    assert [event.id for event in events if isinstance(event, xr.Token)] == wanted
 
 
 @pytest.mark.parametrize("value", [True, "0.7", [1], float("nan")], ids=str)
@@ -460,6 +485,70 @@ def test_settings_beside_a_tokenizer_are_those_of_its_class(
         assert side.tokenizer.decode(ids) == decoded
         differ |= library.encode(text).ids != ids
     assert any("transformers" in note for note in notes) == differ
+
+
+# Settings of no class of its own, which change flags and tokens all the same.
+FLAGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a token with spaces of its own": (
+        {"eos_token": {"content": "<tool>", "lstrip": True, "rstrip": True, "__type": "AddedToken"}}, {}
+    ),
+    "two lists of special tokens": (
+        {"additional_special_tokens": ["<new>"]}, {"additional_special_tokens": ["<extra>"], "pad_token": "<pad>"}
+    ),
+    "a decoder of added tokens": (
+        {"added_tokens_decoder": {"330": {"content": "<new>", "special": True, "lstrip": True}}}, {}
+    ),
+    "a token that is respelt": (
+        {"added_tokens_decoder": {"331": {"content": "<tool>", "special": True, "lstrip": True, "rstrip": True}}}, {}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags_beside_a_tokenizer_are_those_of_transformers(name: str, folder: Path) -> None:
+    config, roles = FLAGS[name]
+    KINDS["ByteLevel"]().save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"} | config))
+    (folder / "special_tokens_map.json").write_text(json.dumps(roles))
+    oracle = PreTrainedTokenizerFast.from_pretrained(folder)
+    side, _ = side_of(folder)
+    for text in [*TEXTS, " <tool> ", "a <new> b<extra> c", "x<tool>y <pad>"]:
+        assert side.tokenizer.encode(text) == oracle(text)["input_ids"], text
+
+
+def test_a_class_that_is_not_known_here_is_said(folder: Path) -> None:
+    small().save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "DistilBertTokenizer\\u001b[31m"}')
+    side, notes = side_of(folder)
+    assert side.document == (folder / "tokenizer.json").read_bytes()
+    assert ["DistilBertTokenizer" in note and note.isprintable() for note in notes] == [True]
+
+
+def test_a_class_that_cannot_read_every_text_is_not_taken(folder: Path) -> None:
+    """No [UNK] in this vocabulary, which that class wants."""
+    small().save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    side, notes = side_of(folder)
+    assert side.document == (folder / "tokenizer.json").read_bytes()
+    assert ["as it stands" in note for note in notes] == [True]
+
+
+def test_where_no_file_names_a_class_the_file_decides(checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> None:
+    """For this model type AutoTokenizer would take another one; a pair of files is read as that."""
+    folder = Path(shutil.copytree(checkpoint_of(BY_NAME["c-plain"]), tmp_path / "checkpoint"))
+    library = KINDS["post-processor with bos"]()
+    library.save(str(folder / "tokenizer.json"))
+    side, notes = side_of(folder)
+    assert side.document == (folder / "tokenizer.json").read_bytes()
+    assert ["AutoTokenizer" in note for note in notes] == [True]
+    (folder / "tokenizer.json").unlink()
+    model = json.loads(library.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in model["merges"]))
+    side, notes = side_of(folder)
+    oracle = AutoTokenizer.from_pretrained(folder)
+    for text in ("the cat sat", "e\u0301te\u0301"):
+        assert side.tokenizer.encode(text) == oracle(text)["input_ids"]
 
 
 def test_a_class_that_fails_on_the_file_leaves_it_as_it_stands(folder: Path) -> None:

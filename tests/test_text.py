@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tokenizers import decoders
 
 from xlstm_edge_runtime import BundleError, Finish, InputError, Piece, stream_text
 from xlstm_edge_runtime.generate import GenerationOptions, merge_options
@@ -188,6 +189,32 @@ def test_a_stop_string_may_have_specials_inside(tokenizers: dict[str, HuggingFac
     assert say(Script(text, tokenizer))[0] == "the cat\nUser: hi"
     said, finish = say(Script("the cat</s>\nend", tokenizer), stop=["</s>\nUser"])
     assert (said, finish.reason) == ("the cat\nend", "length")
+
+
+def test_a_longer_stop_string_may_end_with_a_token(tokenizers: dict[str, HuggingFaceTokenizer]) -> None:
+    tokenizer = tokenizers["ByteLevel"]
+    said, finish = say(Script("the cat\n<|im_end|>", tokenizer), stop=["\n<|im_end|>", "<|im_end|>"])
+    assert (said, finish.reason) == ("the cat", "stop")
+
+
+def test_text_that_waits_for_a_merge_comes_before_a_special_token() -> None:
+    library = KINDS["ByteLevel"]()
+    library.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("QQ", "Q")])
+    tokenizer = HuggingFaceTokenizer(json.loads(library.to_str()))
+    said, finish = say(Script("the cat</s> sat", tokenizer), stop=["cat</s>"])
+    assert (said, finish.reason) == ("the ", "stop")
+
+
+@pytest.mark.parametrize(
+    "options", [{"cancel": 3}, {"on_prompt": "x"}, {"logit_bias": {1: "3"}}, {"logit_bias": {1: True}}]
+)
+def test_bad_functions_and_biases_are_refused_at_the_call(
+    options: Any, tokenizers: dict[str, HuggingFaceTokenizer]
+) -> None:
+    script = Script("the cat", tokenizers["ByteLevel"])
+    with pytest.raises(InputError, match="expected"):
+        stream_text(script, "the", **options)
+    assert not script.fed
 
 
 def test_a_session_that_goes_on_gets_no_second_bos(tokenizers: dict[str, HuggingFaceTokenizer]) -> None:

@@ -182,9 +182,8 @@ def run(
         options=given,
         stop=tuple(stop or ()),
         threads=threads,
+        echo=sys.stdout.isatty() if echo is None else echo,
     )
-    if (sys.stdout.isatty() if echo is None else echo) and not as_json:
-        write_foreign(request.prompt)
     with until_done(err) as progress:
         result = run_bundle(request, None if as_json else write_foreign, progress)
     if as_json:

@@ -32,6 +32,7 @@ class RunRequest:
     options: dict[str, Any]
     stop: Sequence[str] = ()
     threads: int | None = None
+    echo: bool = False
 
 
 class IdText:
@@ -109,6 +110,10 @@ def run_bundle(
         raise InputError(
             "expected a bundle that takes tokens, came a stack of float vectors; use session.prefill from Python"
         )
+    if (last := max(request.options.get("stop_ids") or (0,))) >= model.output_width:
+        raise InputError(
+            f"expected --stop-id below {model.output_width}, came {last}; pass ids of this bundle's vocabulary"
+        )
     texts: list[str] = []
     finish: Finish | None = None
     session = model.session()
@@ -121,6 +126,8 @@ def run_bundle(
     events = stream_text(
         session, request.prompt, stop=request.stop, tokenizer=tokenizer, on_prompt=on_prompt, **request.options
     )
+    if write is not None and request.echo:
+        write(request.prompt + (" " if isinstance(tokenizer, IdText) else ""))
     for event in events:
         if isinstance(event, Piece):
             if write is None:

@@ -38,7 +38,9 @@ KEPT = re.compile(  # settings that say how text is read; others could name code
 )
 PROBES = (
     "the Cat sat", " on  the mat. ", "naïve café e\u0301té", "你好 世界, नमस्ते!", "it's Don't.\n\tdef f(x): 3.14 <s> x", "x",
+    "☃ ʘ\U0001f600",
 )  # fmt: skip
+MOST_PROBES = 256
 CLASSES = (
     "GPT2Tokenizer", "BertTokenizer", "LlamaTokenizer", "CodeLlamaTokenizer", "T5Tokenizer", "Qwen2Tokenizer",
     "RobertaTokenizer", "GPTNeoXTokenizer", "GemmaTokenizer", "XLMRobertaTokenizer", "AlbertTokenizer", "BartTokenizer",
@@ -56,8 +58,11 @@ def find(folder: Path, name: str) -> Path | None:
     return next((place / name for place in places if os.path.lexists(place / name)), None)
 
 
-def convert_tokenizer(folder: Path) -> tuple[bytes | None, str | None]:
-    """(content of a tokenizer.json, None), (None, why there is none in a line), or (None, None): nothing to convert."""
+def convert_tokenizer(folder: Path, assumed: str | None = None) -> tuple[bytes | None, str | None]:
+    """(content of a tokenizer.json, None), (None, why there is none in a line), or (None, None): nothing to convert.
+
+    `assumed` is the class of a vocab.json with merges.txt where no file names one.
+    """
     names = next((names for names in FORMS if all(find(folder, name) for name in names)), None)
     without = "the bundle has no text"
     if names is None:
@@ -69,6 +74,7 @@ def convert_tokenizer(folder: Path) -> tuple[bytes | None, str | None]:
             f"{shown(unread[0])} is no whole tokenizer of a form that is read; save it as {TOKENIZER}; {without}",
         )
     what, pieces = " and ".join(names), names[0].endswith(".model")
+    default = assumed if names == PAIR and assumed is not None else FORMS[names]
     paths = [path for name in (*names, *BESIDE) if (path := find(folder, name)) is not None]
     if not all(path.is_file() and path.stat().st_size <= LARGEST for path in paths):  # a pipe or device has no end
         return None, f"{what}: no regular files of a tokenizer's size; {without}"
@@ -76,7 +82,7 @@ def convert_tokenizer(folder: Path) -> tuple[bytes | None, str | None]:
         try:
             if pieces and importlib.util.find_spec("sentencepiece") is None:
                 raise ModuleNotFoundError("no sentencepiece", name="sentencepiece")  # transformers would guess a format
-            return _by_transformers(paths, FORMS[names]), None
+            return _by_transformers(paths, _class(_class_name(_settings(paths)), default)), None
         except ModuleNotFoundError:
             if names != PAIR:
                 raise
@@ -90,38 +96,66 @@ def convert_tokenizer(folder: Path) -> tuple[bytes | None, str | None]:
     return None, f"{what}: {reason}; {without}"
 
 
-def as_its_class_reads(document: bytes, folder: Path) -> tuple[bytes, str | None]:
-    """A tokenizer.json as the class that tokenizer_config.json names reads it; and what a user should know of that.
+def as_transformers_reads(
+    document: bytes, named: bytes, folder: Path, *, assumed: str | None = None
+) -> tuple[bytes, str | None]:
+    """A tokenizer.json as transformers reads it with the files beside it; and what a user should know of that.
 
-    Such a class builds parts of the tokenizer itself, from its settings. A file that was saved by it says the same; where
-    ids of a few texts tell another story, those of transformers win, and the note says how to have the file's own.
+    `named` is the document with the tokens that those files name. A class of its own builds parts of the tokenizer itself,
+    and settings change flags. A file that was saved with them says the same; where the ids of a few texts tell another
+    story, those of transformers win, and the note says how to have the file's own. A class that is only `assumed`, because
+    no file names one, decides nothing.
     """
     paths = [path for name in BESIDE if (path := find(folder, name)) is not None]
-    name = _class_name(_settings(paths))
+    settings = _settings(paths)
+    name = _class_name(settings)
     if find(folder, TOKENIZER) is None:
-        return document, None  # just converted
-    if name is None or name not in CLASSES or (name == "LlamaTokenizer" and b'"ByteLevel"' in document):
-        return document, None  # of Llama's class over ByteLevel, transformers says that the file is right
+        return named, None  # just converted
+    if assumed is not None and not settings.get("tokenizer_class"):
+        return named, _unlike(named, document, paths, assumed)
+    if name == "LlamaTokenizer" and b'"ByteLevel"' in document:
+        name = None  # transformers itself says that this class is wrong there
+    if name is not None and name not in CLASSES:
+        return named, f"{TOKENIZER} is taken as it stands: what the class {shown(name)} makes of it is not known here"
+    return _compared(named, document, paths, name) if paths else (named, None)
+
+
+def _compared(named: bytes, document: bytes, paths: list[Path], name: str | None) -> tuple[bytes, str | None]:
+    stands = f"{TOKENIZER} is taken as it stands: "
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / TOKENIZER
-            file.write_bytes(document)
-            theirs = _by_transformers([file, *paths], name)
+        theirs = _read_as(document, paths, name or GENERIC[0] + "Fast")
+        text = _first_difference(named, theirs)
     except ImportError:
-        return (
-            document,
-            f"{TOKENIZER} is taken as it stands: without transformers, what {name} makes of it is not known",
-        )
+        missing = f"{stands}without transformers, what {name} makes of it is not known"
+        return named, missing if name is not None else None
     except BaseException as error:  # foreign libraries and files; what panics in Rust is no Exception
         if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
             raise
-        return document, f"{TOKENIZER} is taken as it stands: transformers' {name} fails on it ({_line(error)})"
-    text = _first_difference(document, theirs)
+        return named, f"{stands}transformers fails on it as {name or 'a class of no name'} ({_line(error)})"
     if text is None:
-        return document, None
+        return named, None
     return theirs, (
-        f"transformers' {name} gives other ids than {TOKENIZER} by itself, as for {text!a}: the bundle has those of "
-        f"transformers; --tokenizer PATH takes the file as it stands"
+        f"with the files beside it, transformers gives other ids than {TOKENIZER} by itself, as for {text!a}: the bundle has "
+        "those of transformers; --tokenizer PATH takes the file as it stands"
+    )
+
+
+def _read_as(document: bytes, paths: list[Path], kind: str) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / TOKENIZER
+        file.write_bytes(document)
+        return _by_transformers([file, *paths], kind)
+
+
+def _unlike(named: bytes, document: bytes, paths: list[Path], assumed: str) -> str | None:
+    """What to know where AutoTokenizer would take a class that nobody named."""
+    try:
+        text = _first_difference(named, _read_as(document, paths, assumed))
+    except Exception:  # foreign libraries; nobody asked for this reading
+        return None
+    return text and (
+        f"no file names the tokenizer's class, for which AutoTokenizer takes {assumed}, with other ids, as for {text!a}: the "
+        f"bundle follows {TOKENIZER}; name the class in {SETTINGS} if that is meant"
     )
 
 
@@ -134,22 +168,30 @@ def not_applied(settings: dict[str, Any], document: bytes) -> Iterator[str]:
 
 
 def _first_difference(ours: bytes, theirs: bytes) -> str | None:
-    """A text that two tokenizers read or write differently."""
+    """A text that two tokenizers read or write differently; raises what the library does where the second cannot."""
     from tokenizers import Tokenizer  # noqa: PLC0415  # optional
 
     left, right = (Tokenizer.from_str(document.decode("utf-8")) for document in (ours, theirs))
     for tokenizer in (left, right):
         tokenizer.no_truncation()
         tokenizer.no_padding()
-    for text in PROBES:
-        ids = left.encode(text).ids
-        if ids != right.encode(text).ids or left.decode(ids) != right.decode(ids):
+    added = [token.content for one in (left, right) for token in one.get_added_tokens_decoder().values()]
+    around = [f"a {token} b{token}c" for token in dict.fromkeys(added)]
+    texts = [*PROBES, *around[:MOST_PROBES]]
+    for text, wanted in [(text, right.encode(text).ids) for text in texts]:  # all of them: it must not fail on any
+        try:
+            ids = left.encode(text).ids
+        except Exception:  # bare ones of the library: the second reads more
+            return text
+        if ids != wanted or left.decode(ids) != right.decode(wanted):
             return text
     return None
 
 
-def _by_transformers(paths: list[Path], default: str) -> bytes:
-    """Only the tokenizer's own files: with the model's config, another class might be guessed."""
+def _by_transformers(paths: list[Path], kind: str) -> bytes:
+    """The tokenizer.json of a class of transformers, from the tokenizer's own files alone: beside a model's config, another
+    class might be guessed.
+    """
     import transformers  # noqa: PLC0415  # optional, and slow to import
 
     transformers.logging.set_verbosity(logging.ERROR)
@@ -163,8 +205,7 @@ def _by_transformers(paths: list[Path], default: str) -> bytes:
                     shutil.copyfile(path, Path(folder) / name)
         kept = {key: value for key, value in settings.items() if KEPT.fullmatch(key)}
         (Path(folder) / SETTINGS).write_text(json.dumps(kept), encoding="utf-8")
-        kind = getattr(transformers, _class(_class_name(settings), default))
-        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = getattr(transformers, kind).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return str(tokenizer.backend_tokenizer.to_str()).encode()
 
 

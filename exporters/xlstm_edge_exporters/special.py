@@ -10,17 +10,18 @@ from typing import Any
 from xlstm_edge_runtime.errors import BundleError, CheckpointError, InputError, shown, shown_path
 from xlstm_edge_runtime.manifest import SpecialTokens, TokenizerInfo
 from xlstm_edge_runtime.reading import read_bytes
-from xlstm_edge_runtime.sampling import SamplingOptions
+from xlstm_edge_runtime.sampling import LARGEST_WINDOW, SamplingOptions
 from xlstm_edge_runtime.tokenizer import ByteTokenizer, HuggingFaceTokenizer, Tokenizer, encode_text
 
 from .checkpoints import Checkpoint
-from .convert import TOKENIZER, as_its_class_reads, convert_tokenizer, find, not_applied
+from .convert import TOKENIZER, as_transformers_reads, convert_tokenizer, find, not_applied
 from .named_tokens import with_named_tokens
 
 SAMPLING_KEYS = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "repetition_penalty": float}
 SETTINGS = ("generation_config.json", "config.json", "tokenizer_config.json", "special_tokens_map.json")
 OFF = {("top_k", 0), ("top_p", 1.0), ("min_p", 0.0), ("repetition_penalty", 1.0)}  # nothing to write down
 BYTE_VOCABULARY = 256
+ASSUMED = "GPTNeoXTokenizer"  # transformers' own choice for this model type
 LARGEST_TOKENIZER, LARGEST_SETTINGS = 128 << 20, 16 << 20
 
 Note = Callable[[str], None]
@@ -71,16 +72,18 @@ def text_side(checkpoint: Checkpoint, choice: str | None = None, note: Note = no
         if vocab < BYTE_VOCABULARY:
             raise InputError(f"expected a vocabulary of {BYTE_VOCABULARY} or more for bytes, came {vocab}; use another")
         return TextSide(TokenizerInfo(kind="byte"), None, _special(settings, None, vocab), sampling)
-    document = None if choice == "none" else _document(checkpoint.folder, choice, vocab, note)
+    plain = settings[1].get("model_type") == "xlstm" and not settings[1].get("tokenizer_class")
+    assumed = ASSUMED if plain and "auto_map" not in settings[1] else None
+    document = None if choice == "none" else _document(checkpoint.folder, choice, vocab, note, assumed)
     if document is None:
         return TextSide(TokenizerInfo(kind="none"), None, _special(settings, None, vocab), sampling)
     tokenizer = _checked(document, vocab)
     if choice is None:
         beside = [settings[2], settings[3], _read(checkpoint.folder, "added_tokens.json")]
-        document, added = with_named_tokens(document, beside)
-        if added:
+        named, added = with_named_tokens(document, beside)
+        document, line = as_transformers_reads(document, named, checkpoint.folder, assumed=assumed)
+        if added and document == named:
             note(f"tokens that only the files beside {TOKENIZER} name, added to it: {_listed(added)}")
-        document, line = as_its_class_reads(document, checkpoint.folder)
         for text in ([line] if line else []) + list(not_applied(settings[2], document)):
             note(text)
         tokenizer = _checked(document, vocab)
@@ -89,7 +92,7 @@ def text_side(checkpoint: Checkpoint, choice: str | None = None, note: Note = no
     )
 
 
-def _document(folder: Path, choice: str | None, vocab: int, note: Note) -> bytes | None:
+def _document(folder: Path, choice: str | None, vocab: int, note: Note, assumed: str | None) -> bytes | None:
     """The content of tokenizer.json: given, found or converted; None with a note if there is none."""
     file = Path(choice) if choice is not None else find(folder, TOKENIZER)
     if file is not None:
@@ -99,7 +102,7 @@ def _document(folder: Path, choice: str | None, vocab: int, note: Note) -> bytes
             raise InputError(
                 f"expected a tokenizer.json at {shown_path(file)}, came {error.strerror or error}; check the path"
             ) from error
-    document, line = convert_tokenizer(folder)
+    document, line = convert_tokenizer(folder, assumed)
     if document is None and line is None:
         line = "no tokenizer beside the checkpoint: the bundle has no text, it takes and gives token ids"
         if vocab == BYTE_VOCABULARY:
@@ -195,6 +198,8 @@ def _sampling(generation: dict[str, Any]) -> dict[str, Any]:
             )
         values[key] = kind(value)
     values = {key: value for key, value in values.items() if (key, value) not in OFF}
+    if "repetition_penalty" in values:
+        values["penalty_window"] = LARGEST_WINDOW  # there it sees the whole text
     try:
         SamplingOptions.from_mapping(values)
     except InputError as error:

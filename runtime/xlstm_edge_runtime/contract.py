@@ -35,7 +35,7 @@ RECIPE: dict[str, type | tuple[type, ...]] = {
     "keep": dict,
     "tokenizer": str,
 }
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "penalty_window")
 
 
 @dataclass(frozen=True, slots=True)

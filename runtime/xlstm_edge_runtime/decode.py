@@ -116,8 +116,9 @@ class WindowStream:
         return piece + self._show(final=False)
 
     def settle(self) -> str:
-        """The run's whole characters, if it is right so far; wrong bytes that come later are then a run of their own."""
-        return self._cut_run(right=True) if self._run else ""
+        """What is held and whole; wrong bytes, or text to merge with, that come later are then for themselves."""
+        text = self._cut_run(right=True) if self._run else ""
+        return text + self._show(final=True) if self._reach else text
 
     def flush(self) -> str:
         """All that is left."""

@@ -133,6 +133,13 @@ def merge_options(
     return GenerationOptions(**counts, stop_ids=ids, sampling=SamplingOptions.from_mapping(chosen))
 
 
+def check_functions(**functions: object) -> None:
+    """InputError for what is neither None nor a function, by the option's name."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise InputError(f"expected {name} as a function, came {type(function).__name__}; correct it")
+
+
 def generate(
     session: TokenSession,
     prompt: Sequence[int],
@@ -149,12 +156,8 @@ def generate(
     that is cut short (cancel, an exception out of on_prompt, Ctrl-C) leaves the session after a whole number of chunks:
     `Finish.usage.prompt_tokens` and `session.tokens` say how many ids it has read.
     """
-    for name, function in (("cancel", cancel), ("on_prompt", on_prompt)):
-        if function is not None and not callable(function):
-            raise InputError(f"expected {name} as a function, came {type(function).__name__}; correct it")
+    check_functions(cancel=cancel, on_prompt=on_prompt)
     vocab_size, ids = session.vocab_size, session.check_ids(prompt)
-    if (last := max(options.stop_ids, default=0)) >= vocab_size:
-        raise InputError(f"expected stop_ids below {vocab_size}, came {shown_number(last)}; pass ids of the vocabulary")
     late = options.stop_ids if options.min_tokens else ()
     sampler = Sampler(options.sampling, vocab_size, prompt=ids[-options.sampling.penalty_window :].tolist(), late=late)
     return _generate(session, ids, options, sampler, cancel or _never, on_prompt or _silent)

@@ -36,7 +36,7 @@ from .exact import ONE, SplitMix64, weights
 
 Logits = NDArray[np.float32]
 Ids = NDArray[np.int64]
-LARGEST_BIAS = 1e6
+LARGEST_BIAS, LARGEST_WINDOW = 1e6, (1 << 20) - 1
 HEAD = 64  # candidates that are sorted at first for top-p
 
 
@@ -71,7 +71,7 @@ class SamplingOptions:
         _number("presence_penalty", self.presence_penalty, -1e4, 1e4)
         _number("frequency_penalty", self.frequency_penalty, -1e4, 1e4)
         _integer("top_k", self.top_k, 2**31)
-        _integer("penalty_window", self.penalty_window, 2**20)
+        _integer("penalty_window", self.penalty_window, LARGEST_WINDOW + 1)
         if self.top_p == 0.0:
             raise InputError("expected top_p above 0, came 0; use temperature 0 for greedy decoding")
         if self.seed is not None:
@@ -251,7 +251,7 @@ def _nucleus(values: Logits, shares: Ids, top_p: float) -> Ids:
 def _fixed_bias(options: SamplingOptions, vocab_size: int) -> tuple[Ids, Logits] | None:
     """Ids and what to add to their logits, the same at every step."""
     try:
-        bias = {_id(i): float(b) for i, b in options.logit_bias.items()} | {_id(i): -math.inf for i in options.banned}
+        bias = {_id(i): _bias(b) for i, b in options.logit_bias.items()} | {_id(i): -math.inf for i in options.banned}
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"expected logit_bias as {{id: number}} and banned as ids, came {type(options.logit_bias).__name__} and "
@@ -264,6 +264,12 @@ def _fixed_bias(options: SamplingOptions, vocab_size: int) -> tuple[Ids, Logits]
     if wrong := [value for value in bias.values() if not (abs(value) <= LARGEST_BIAS or value == -math.inf)]:
         raise InputError(f"expected biases of at most {LARGEST_BIAS:g}, or -inf, came {wrong[0]}; correct it")
     return (np.array(list(bias), np.int64), np.array(list(bias.values()), np.float32)) if bias else None
+
+
+def _bias(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError("not a number")
+    return float(value)
 
 
 def _id(value: object) -> int:

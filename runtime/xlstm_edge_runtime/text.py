@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from .decode import DecodeStream
 from .errors import InputError
-from .generate import Event, Finish, GenerationOptions, OnPrompt, Token, TokenSession, generate
+from .generate import Event, Finish, GenerationOptions, OnPrompt, Token, TokenSession, check_functions, generate
 from .tokenizer import Tokenizer, encode_text
 
 
@@ -174,16 +174,16 @@ def stream_text(
     session has read at every moment. `tokenizer` stands in for the bundle's. Everything is checked before anything is fed.
     """
     given = {name: value for name, value in locals().items() if name not in ("session", "text", "stop", "tokenizer")}
-    matcher, vocab_size = StopMatcher(stop), session.vocab_size
-    start = session.tokens == 0
+    check_functions(cancel=cancel, on_prompt=on_prompt)
+    matcher, vocab_size, start = StopMatcher(stop), session.vocab_size, session.tokens == 0
     if tokenizer is None:
         tokenizer, ids = session.model.tokenizer, session.model.encode(text, start=start)
     else:
         ids = encode_text(tokenizer, text, vocab_size, start=start)
-    added = [tokenizer.added[word] for word in stop if word in tokenizer.added]
-    tokens = frozenset(token for token in added if token < vocab_size)  # no others can come
+    added = {tokenizer.added[word]: word for word in stop if word in tokenizer.added}
+    tokens = {token: word for token, word in added.items() if token < vocab_size}  # no others can come
     options = session.model.options(given)
-    options = replace(options, stop_ids=options.stop_ids | tokens)
+    options = replace(options, stop_ids=options.stop_ids | tokens.keys())
     events = generate(
         session, ids, options, cancel=lambda: matcher.hit or (cancel is not None and cancel()), on_prompt=on_prompt
     )
@@ -191,7 +191,11 @@ def stream_text(
 
 
 def _stream(
-    events: Iterator[Event], tokenizer: Tokenizer, decoder: DecodeStream, matcher: StopMatcher, tokens: frozenset[int]
+    events: Iterator[Event],
+    tokenizer: Tokenizer,
+    decoder: DecodeStream,
+    matcher: StopMatcher,
+    tokens: Mapping[int, str],
 ) -> Iterator[TextEvent]:
     for event in events:
         if isinstance(event, Token):
@@ -200,7 +204,10 @@ def _stream(
                 before = decoder.settle() if matcher.waits else ""
                 text += matcher.push(before) + matcher.push(special, visible=False)
         else:
-            text = matcher.push(decoder.flush()) + matcher.flush()
+            text = matcher.push(decoder.flush())
+            if event.stop_id is not None:  # a longer stop string may end with this one
+                text += matcher.push(tokens.get(event.stop_id, ""), visible=False)
+            text += matcher.flush()
         if text:
             yield Piece(text)
         if isinstance(event, Finish):  # a stop string cancels the generator below, which knows no text

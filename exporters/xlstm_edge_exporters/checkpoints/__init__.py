@@ -11,15 +11,15 @@ from typing import Any
 
 from xlstm_edge_runtime.errors import CheckpointError
 
-from ..spec import ModelSpec
-from ..weights import Stored, Weights
+from ..spec import SLSTM, ModelSpec
+from ..weights import Stored, Weights, shown
 from . import large, v1
 from .base import Canonical
 from .config import Section, read_config
 from .files import locate
-from .names import LANGUAGE_MODELS, Selection, select
+from .names import LANGUAGE_MODELS, LARGE_STACKS, Selection, select
 from .notes import Notes
-from .settings import check_around
+from .settings import check_around, check_beside
 from .tensors import open_tensors
 
 KEYS = v1.KEYS | large.KEYS  # every setting that some family reads
@@ -51,8 +51,11 @@ def open_checkpoint(path: str | Path, *, prefix: str | None = None, weights: str
     path, section, config = read_config(located.configs, KEYS)
     opened = open_tensors(located.weights, located.key)
     selection = select(opened, prefix)
+    if prefix is None:
+        _refuse_without_ends(selection, config)
     canonical = _canonical(selection, config, section)
     whole = selection.found.form in LANGUAGE_MODELS
+    _check_beside(canonical.spec, section, config)
     notes = Notes(
         prefix=selection.found.prefix,
         key=opened.key,
@@ -71,14 +74,40 @@ def open_checkpoint(path: str | Path, *, prefix: str | None = None, weights: str
     return Checkpoint(located.folder, files, config, canonical.spec, canonical.weights, selection.stored, notes)
 
 
+def _refuse_without_ends(selection: Selection, config: dict[str, Any]) -> None:
+    """The blocks of a language model whose ends are missing: not a stack, unless its prefix is named."""
+    inner = selection.found.prefix.rpartition(".")[0].rpartition(".")[2]
+    ends = (
+        selection.found.form not in LANGUAGE_MODELS and not selection.left_out and config.get("vocab_size") is not None
+    )
+    if ends and inner in ("xlstm_block_stack", "backbone"):
+        raise CheckpointError(
+            "expected an embedding and a head, as vocab_size in the config says, came a checkpoint without them; export the "
+            f"complete checkpoint, or pass --prefix {shown(selection.found.prefix)} for its stack of float vectors"
+        )
+
+
+def _check_beside(spec: ModelSpec, section: Section, config: dict[str, Any]) -> None:
+    """What no tensor shows must stand among the model's own settings, or be what is implied."""
+    if spec.family in ("B", "B3", "C"):
+        check_beside(
+            section.around,
+            config,
+            {"gate_soft_cap", "norm_eps"} | ({"output_logit_soft_cap"} if spec.vocab_size else set()),
+        )
+    elif any(isinstance(block.mixer, SLSTM) and block.ffn is not None for block in spec.blocks):
+        own = {key: value for key, value in config.items() if isinstance(value, dict)}
+        check_beside({**section.around, **{k: v for k, v in config.items() if k not in own}}, own, {"act_fn"})
+
+
 def _canonical(selection: Selection, config: dict[str, Any], section: Section) -> Canonical:
     stored, form = selection.stored, selection.found.form
     if form == "B":
         return large.load_package(stored, config)
     if form == "C":
         return large.load_hugging_face(stored, config)
-    if form == "large stack":
-        return large.load_stack(stored, config, alone=not selection.left_out)
+    if form in LARGE_STACKS:
+        return large.load_stack(stored, config, alone=not selection.left_out, hugging_face=form == "C stack")
     if form == "v1 stack":
         return v1.load(stored, config, "A3", alone=not selection.left_out)
     wrapped = section.path is not None and section.path.rpartition(".")[2] == "_xlstm_config"

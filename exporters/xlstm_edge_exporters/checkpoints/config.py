@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def resolved(section: Section, tree: Mapping[str, Any], keys: Set[str]) -> dict[
     """
     resolver, top = _Resolver(tree, keys), tuple(section.path.split(".")) if section.path else ()
     values = {
-        key: resolver.resolve(value, (*top, key)) if key in keys else value for key, value in section.values.items()
+        key: resolver.setting(value, (*top, key)) if key in keys else value for key, value in section.values.items()
     }
     variables = {key for key in values.keys() - keys if (*top, key) in resolver.used and meaning_of(key) is None}
     return {key: value for key, value in values.items() if key not in variables}
@@ -164,7 +165,7 @@ def _search(
         value = stated
         if isinstance(value, str) and REFERENCE.fullmatch(value):
             try:
-                value = _Resolver(tree, frozenset()).lookup(value[2:-1], (*path, key))
+                value, _ = _Resolver(tree, frozenset()).lookup(value[2:-1], (*path, key))
             except CheckpointError:  # it may belong to something else than the model
                 continue
         if isinstance(value, dict) and len(path) < 4:
@@ -180,63 +181,75 @@ class _Resolver:
     def __init__(self, tree: Mapping[str, Any], keys: Set[str]) -> None:
         self.tree, self.keys, self.left = tree, keys, MOST_REFERENCES
         self.used: set[tuple[str, ...]] = set()  # places that were referred to
+        self.asked = "a setting"  # which one it is about, for messages
+
+    def setting(self, value: Any, place: tuple[str, ...]) -> Any:
+        """The value of a setting without references; `place` is where it stands."""
+        self.asked = _dotted(place)
+        return self.resolve(value, place)
 
     def resolve(self, value: Any, place: tuple[str, ...]) -> Any:
-        """The value without references; `place` is where it stands."""
+        """The same for a part of it, or for what it refers to."""
         if isinstance(value, dict):
             return {key: self.resolve(v, (*place, key)) if key in self.keys else v for key, v in value.items()}
         if isinstance(value, list):
             return [self.resolve(v, (*place, str(i))) for i, v in enumerate(value)]
         while isinstance(value, str) and "${" in value:
             if whole := REFERENCE.fullmatch(value):
-                value = self.lookup(whole[1], place)
+                value, place = self.lookup(whole[1], place)
                 if isinstance(value, (dict, list)):
                     return self.resolve(value, place)
                 continue
-            text = REFERENCE.sub(lambda m: self._text(m[1], place), value)
+            text = REFERENCE.sub(partial(self._text, place), value)
             if text == value or len(text) > LONGEST_TEXT:
                 raise CheckpointError(
-                    f"expected {_dotted(place)} with references that can be followed, came {brief(value)}; write the value"
+                    f"expected {self.asked} with references that can be followed, came {brief(value)}; write the value"
                 )
             value = text
         return value
 
-    def _text(self, reference: str, place: tuple[str, ...]) -> str:
-        found = self.lookup(reference, place)
+    def _text(self, place: tuple[str, ...], reference: re.Match[str]) -> str:
+        found = self.resolve(*self.lookup(reference[1], place))
         if isinstance(found, (dict, list)) or len(str(found)) > LONGEST_TEXT:
             raise CheckpointError(
-                f"expected {_dotted(place)} to refer to text or a number, came {brief(found)}; write the value"
+                f"expected {self.asked} to refer to text or a number, came {brief(found)}; write the value"
             )
         return str(found)
 
-    def lookup(self, reference: str, place: tuple[str, ...]) -> Any:
-        """The value at `a.b.0` from the top, or with leading dots from the setting's own level, as OmegaConf reads it."""
+    def lookup(self, reference: str, place: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+        """(value, where it stands) of `a.b.0` from the top, or with leading dots from the setting's own level.
+
+        As OmegaConf reads it: a reference on the way is followed, and what is relative inside a value counts from there.
+        """
         self.left -= 1
         if self.left < 0:
             raise CheckpointError(
-                f"expected {_dotted(place)} to have a value, came references in a circle; write the value"
+                f"expected {self.asked} to have a value, came references in a circle; write the value"
             )
         if ":" in reference:
             raise CheckpointError(
-                f"expected {_dotted(place)} as a value or a reference inside the config, came "
+                f"expected {self.asked} as a value or a reference inside the config, came "
                 f"{brief('${' + reference + '}')}, which reaches outside; write the value that the training had"
             )
         dots = len(reference) - len(reference.lstrip("."))
         steps = re.split(r"[.\[]", reference[dots:].replace("]", ""))
         value: Any = self.tree
-        path = (*(place[: max(len(place) - dots, 0)] if dots else ()), *steps)
-        self.used |= {path[:size] for size in range(1, len(path) + 1)}
-        for step in path:
+        path: tuple[str, ...] = ()
+        for step in (*(place[: max(len(place) - dots, 0)] if dots else ()), *steps):
+            while isinstance(value, str) and (whole := REFERENCE.fullmatch(value)):
+                value, path = self.lookup(whole[1], path)
+            path = (*path, step)
+            self.used.add(path)
             if isinstance(value, dict) and step in value:
                 value = value[step]
             elif isinstance(value, list) and step[:9].isascii() and step.isdecimal() and int(step[:9]) < len(value):
                 value = value[int(step[:9])]
             else:
                 raise CheckpointError(
-                    f"expected {_dotted(place)} to refer to a setting of the config, came {brief(reference)}, which it "
+                    f"expected {self.asked} to refer to a setting of the config, came {brief(reference)}, which it "
                     "has not; write the value that the training had"
                 )
-        return value
+        return value, path
 
 
 def _dotted(place: tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ import re
 from xlstm_edge_runtime.errors import CheckpointError
 
 from ..spec import MLSTM, Block, FeedForward, ModelSpec, Norm
-from ..weights import Stored, Weight, brief, concat
+from ..weights import Stored, Weight, brief, concat, shown
 from .base import Canonical, Config, agree, count_blocks, flag, number
 from .settings import check_settings
 
@@ -39,24 +39,24 @@ Shapes = dict[str, tuple[int, ...]]
 def load_package(stored: Stored, config: Config) -> Canonical:
     """Family B: config.yaml with the fields of xLSTMLargeConfig."""
     _require(config, "embedding_dim", "num_heads", "num_blocks", "vocab_size")
+    if "lm_head.weight" not in stored:
+        raise CheckpointError(f"expected lm_head.weight, came a checkpoint without it; {_alone(stored)}")
     return _load(stored, config, "B", embedding="embedding.weight", out_norm=flag(config, "add_out_norm", True))
 
 
-def load_stack(stored: Stored, config: Config, *, alone: bool = True) -> Canonical:
-    """B3: the blocks of xLSTM-Large alone, and its out_norm if the config has one: float vectors in and out."""
+def load_stack(stored: Stored, config: Config, *, alone: bool = True, hugging_face: bool = False) -> Canonical:
+    """B3: the blocks of xLSTM-Large alone, and its out_norm if the config has one: float vectors in and out.
+
+    In a `hugging_face` model the out_norm always exists and never has a bias.
+    """
     _require(config, "num_heads", "num_blocks" if config.get("num_hidden_layers") is None else "num_hidden_layers")
-    if any(name in stored for name in ("embeddings.weight", "backbone.embeddings.weight")):
-        raise CheckpointError(
-            "expected a language model with lm_head.weight, or a stack of blocks alone, came embeddings without a head, as "
-            "xLSTMModel saves them; save the xLSTMForCausalLM that was trained"
-        )
-    out_norm = flag(config, "add_out_norm", True)
-    return _load(stored, config, "B3", embedding=None, out_norm=out_norm, shared=not alone)
+    out_norm = hugging_face or flag(config, "add_out_norm", True)
+    return _load(stored, config, "B3", embedding=None, out_norm=out_norm, shared=not alone, plain_norm=hugging_face)
 
 
 def load_hugging_face(stored: Stored, config: Config) -> Canonical:
     """Family C: out_norm always exists, never has a bias; a missing head is the embedding only if the config says so."""
-    return _load(stored, config, "C", embedding="backbone.embeddings.weight", out_norm=True)
+    return _load(stored, config, "C", embedding="backbone.embeddings.weight", out_norm=True, plain_norm=True)
 
 
 def _require(config: Config, *keys: str) -> None:
@@ -66,7 +66,14 @@ def _require(config: Config, *keys: str) -> None:
 
 
 def _load(
-    stored: Stored, config: Config, family: str, *, embedding: str | None, out_norm: bool, shared: bool = False
+    stored: Stored,
+    config: Config,
+    family: str,
+    *,
+    embedding: str | None,
+    out_norm: bool,
+    shared: bool = False,
+    plain_norm: bool = False,
 ) -> Canonical:
     ignored = _check_config(config, shared=shared)
     count = count_blocks({match[1] for name in stored.names if (match := BLOCK.match(name))})
@@ -83,13 +90,15 @@ def _load(
     if embedding is not None and vocab is not None:
         expected = {name: (vocab, width) for name in (embedding, "lm_head.weight") if not (tied and name != embedding)}
     if out_norm:
-        expected |= _biased("backbone.out_norm", (width,), bias and family != "C")
+        expected |= _biased("backbone.out_norm", (width,), bias and not plain_norm)
     shapes = [_block_shapes(stored, i, width, heads, bias) for i in range(count)]
     for block in shapes:
         expected |= block
     stored.audit_names(expected)
     stored.audit_shapes(expected)
-    spec, weights = _canonical(stored, config, family, embedding, heads, shapes, tied=tied, out_norm=out_norm)
+    spec, weights = _canonical(
+        stored, config, family, embedding, heads, shapes, tied=tied, out_norm=_out_norm(config, out_norm, plain_norm)
+    )
     return Canonical(spec, weights, tuple(ignored))
 
 
@@ -122,9 +131,17 @@ def _tied(stored: Stored, config: Config) -> bool:
     if not flag(config, "tie_word_embeddings", False):
         raise CheckpointError(
             "expected lm_head.weight, came a checkpoint without it and a config that does not tie it to the embedding; "
-            "export the complete checkpoint with its own config"
+            + _alone(stored)
         )
     return True
+
+
+def _alone(stored: Stored) -> str:
+    stack = stored.label("backbone.blocks.0.norm_mlstm.weight").removesuffix("blocks.0.norm_mlstm.weight")
+    return (
+        f"export the complete checkpoint with its own config, or pass --prefix {shown(stack)} if only its stack of float "
+        "vectors is meant"
+    )
 
 
 def _agree_either(config: Config, keys: tuple[str, str], actual: int) -> None:
@@ -143,32 +160,32 @@ def _canonical(
     shapes: list[Shapes],
     *,
     tied: bool,
-    out_norm: bool,
+    out_norm: Norm | None,
 ) -> tuple[ModelSpec, dict[str, Weight]]:
-    bias, eps, cap = (
-        flag(config, "use_bias", False),
-        number(config, "norm_eps", 1e-6),
-        _cap(config, "gate_soft_cap", 15.0),
-    )
+    cap = _cap(config, "gate_soft_cap", 15.0)
     weights = {} if embedding is None else {"embedding.weight": stored[embedding]}
     for index in range(len(shapes)):
         block = _block_weights(stored, f"backbone.blocks.{index}.", cap)
         weights |= {f"blocks.{index}.{name}": weight for name, weight in block.items()}
     if embedding is not None and not tied:
         weights["head.weight"] = stored["lm_head.weight"]
-    norm = Norm(kind="rms", eps=eps, bias=bias and family != "C") if out_norm else None
-    if norm is not None:
-        weights |= _affine(stored, "norm", "backbone.out_norm", norm.bias)
+    if out_norm is not None:
+        weights |= _affine(stored, "norm", "backbone.out_norm", out_norm.bias)
     spec = ModelSpec(
         family=family,
         width=stored["backbone.blocks.0.norm_mlstm.weight"].shape[0],
         blocks=tuple(_block_spec(config, index, heads, block) for index, block in enumerate(shapes)),
-        norm=norm,
+        norm=out_norm,
         vocab_size=None if embedding is None else stored[embedding].shape[0],
         tied=tied,
         logit_soft_cap=None if embedding is None else _cap(config, "output_logit_soft_cap", 30.0),
     )
     return spec, weights
+
+
+def _out_norm(config: Config, exists: bool, plain: bool) -> Norm | None:
+    bias = flag(config, "use_bias", False) and not plain
+    return Norm(kind="rms", eps=number(config, "norm_eps", 1e-6), bias=bias) if exists else None
 
 
 def _block_spec(config: Config, index: int, heads: int, shapes: Shapes) -> Block:

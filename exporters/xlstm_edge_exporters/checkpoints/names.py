@@ -33,8 +33,10 @@ HARMLESS = re.compile(
     r"\..*"
 )
 CLASSIFIER = re.compile(r"(^|\.)(classifier|score)\.(weight|bias)$")
-Form = Literal["v1", "v1 stack", "B", "C", "large stack"]
+Form = Literal["v1", "v1 stack", "B", "C", "large stack", "C stack"]
+LARGE_STACKS = ("large stack", "C stack")  # of the package's form, and of Hugging Face's
 LANGUAGE_MODELS = {"v1", "B", "C"}
+STACK_OF: dict[str, Form] = {"v1": "v1 stack", "B": "large stack", "C": "C stack"}
 # The parts of each form, by which its tensors are told from those around them.
 PARTS = {
     "v1": ("xlstm_block_stack.", "token_embedding.", "lm_head."),
@@ -74,8 +76,9 @@ def select(opened: Opened, prefix: str | None = None) -> Selection:
     inside = {old: new for old, new in names.items() if new.startswith(found.prefix)}
     outside = {old: new for old, new in names.items() if old not in inside}
     others = [m.prefix for m in models if m.prefix.startswith(found.prefix) and m.prefix != found.prefix]
-    if found.form == "large stack" and Found("C", found.prefix.removesuffix("backbone.")) in models:
-        others.append(found.prefix + "embeddings.")  # this form keeps its embedding beside the blocks
+    if found.form in LARGE_STACKS:
+        _refuse_halves(found, set(names.values()), prefix)
+        others.append(found.prefix + "embeddings.")  # Hugging Face's form keeps its embedding beside the blocks
     for old, new in list(inside.items()):  # another model within this one's prefix, as a teacher beside a student
         if any(new.startswith(other) for other in others):
             outside[old] = inside.pop(old)
@@ -84,7 +87,7 @@ def select(opened: Opened, prefix: str | None = None) -> Selection:
     _refuse_classifier(found, names, inside, prefix)
     _refuse_around(found, rivals, outside, renamed, prefix)
     mapping = {old: new[len(found.prefix) :] for old, new in inside.items()} | dict(renamed)
-    if found.form == "large stack":  # named as in the whole model
+    if found.form in LARGE_STACKS:  # named as in the whole model
         mapping = {old: "backbone." + new for old, new in mapping.items()}
     ignored = sorted(old for old, new in mapping.items() if HARMLESS.fullmatch(new))
     mapping = {old: new for old, new in mapping.items() if not HARMLESS.fullmatch(new)}
@@ -146,7 +149,7 @@ def _choose(models: list[Found], prefix: str | None) -> Found:
         )
     exact = [m for m in models if m.prefix == prefix]
     stack = [
-        Found("large stack" if m.form in ("B", "C") else "v1 stack", prefix)
+        Found(STACK_OF[m.form], prefix)
         for m in models
         if m.form in LANGUAGE_MODELS and prefix == m.prefix + PARTS[m.form][0]
     ]
@@ -193,6 +196,23 @@ def _refuse_unsupported(names: Mapping[str, str], models: list[Found]) -> None:
     if not models:
         raise CheckpointError(
             f"expected tensors of one of {FAMILIES}, came {listed(sorted(names)) or 'none'}; not an xLSTM checkpoint"
+        )
+
+
+def _refuse_halves(found: Found, names: Collection[str], prefix: str | None) -> None:
+    """Blocks with only one end of a language model: whoever wants the stack of float vectors says so."""
+    if prefix is not None:
+        return
+    stack = f"pass --prefix {shown(found.prefix) or repr('')} for its stack of float vectors"
+    if found.prefix + "embeddings.weight" in names:
+        raise CheckpointError(
+            "expected a language model with lm_head.weight, or a stack of blocks alone, came embeddings without a head, as "
+            f"xLSTMModel has them; save the xLSTMForCausalLM that was trained, or {stack}"
+        )
+    root = found.prefix.removesuffix("backbone.")
+    if root != found.prefix and root + "lm_head.weight" in names:
+        raise CheckpointError(
+            f"expected an embedding beside {shown(root)}lm_head.weight, came none; export the complete checkpoint, or {stack}"
         )
 
 

@@ -5,7 +5,7 @@ all others, which are refused: a setting that nobody knows may be another archit
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from xlstm_edge_runtime.errors import CheckpointError
@@ -40,7 +40,7 @@ HARMLESS = frozenset(
     "hydra defaults callbacks criterion verbose debug resume steps max_steps num_steps total_steps n_steps "
     "weight_precision amp_precision initializer_range init_std decay_lr "
     "lr_decay decay_steps cosine_annealing trust_remote_code cache_dir vocab_file training dataset "
-    "data".split()
+    "data max_norm clip".split()
 )
 HARMLESS_NAMES = re.compile(
     r"_.*|.*_token_id|.*_token|forced_.*|.*dropout|.*dropout_(rate|prob|p)|(learning_rate|lr|warmup)(_.*)?|"
@@ -50,7 +50,7 @@ HARMLESS_NAMES = re.compile(
     r"train|trainer|training|val|valid|validation|test|testing|data|dataset|datasets|dataloader|datamodule|tokenizer|"
     r"loss|metrics?|hub|push_to_hub|resume)(_.*)?|(output|logs?|run|work|cache|save|checkpoint)_(dir|path|folder|root)|"
     r".*_seed|.*_(dir|folder)|(weights?|bias|param|parameter|linear|emb|embedding|head|gate|igate|fgate|kernel)_init(_.*)?|"
-    r"init_(std|range|method|weights)"
+    r"init_(std|range|method|weights)|(non_embedding|num|n|total|trainable)_(params|parameters)"
 )
 # What a setting would change, if it is on: looked for before HARMLESS_NAMES.
 MEANINGS = {
@@ -75,6 +75,20 @@ TRAINING = re.compile(
 )
 # What the text side of an export reads.
 TEXT = re.compile(r"(bos|eos|pad|unk|sep|cls|mask)_token(_id)?|add_bos_token|force_bos_token_insert")
+# Settings that change what is computed and that no tensor's shape shows: what they are where they are not given.
+IMPLIED: dict[str, object] = {
+    "act_fn": "gelu",
+    "gate_soft_cap": 15.0,
+    "output_logit_soft_cap": 30.0,
+    "norm_eps": 1e-6,
+}
+# What a net around a stack says of its own layers: normalization of its series, embedding of its inputs, residuals.
+OUTER = re.compile(
+    r"(.*_)?norm(aliz.*)?(_.*)?|(.*_)?(re)?scal(e|er|ing)(_.*)?|(.*_)?embed(ding)?s?(_.*)?|(.*_)?residuals?(_.*)?|"
+    r"(.*_)?skip(_.*)?|flip_.*|(.*_)?positions?|clip|revin.*|(.*_)?multiplier"
+)
+ACTIVATION = re.compile(r"(.*_)?(act|activation|nonlinearity)(_fn|_func|_function|_type|_name)?")
+PARTS = re.compile(r"lstm|feed_?forward|ffn|cell|model|backbone|block|net|arch")  # sections that may be the model's
 OFF = (None, False, 0, "", "none", "None", "null", "false", "off")
 
 
@@ -88,7 +102,7 @@ def check_settings(config: Mapping[str, Any], known: Collection[str], where: str
     for key, value in config.items():
         if key in known or TEXT.fullmatch(key):
             continue
-        if meaning := meaning_of(key):
+        if (meaning := meaning_of(key)) and not (shared and OUTER.fullmatch(key.lower())):
             if not _is_off(value):
                 raise CheckpointError(
                     f"expected only settings of {where}, came {shown(key)} {brief(value)}: {meaning}; not supported"
@@ -121,6 +135,7 @@ def check_around(around: Mapping[str, Any], known: Collection[str], *, whole: bo
         if (
             key not in known
             and (meaning := meaning_of(key))
+            and not (not whole and OUTER.fullmatch(key.lower()))
             and not _is_off(value)
             and (whole or not isinstance(value, (dict, list)))
         ):
@@ -129,6 +144,37 @@ def check_around(around: Mapping[str, Any], known: Collection[str], *, whole: bo
                 "not supported"
             )
     return [key for key in around if not key.startswith("_") and not TEXT.fullmatch(key)]
+
+
+def check_beside(beside: Mapping[str, Any], section: Mapping[str, Any], keys: Collection[str]) -> None:
+    """CheckpointError for a value of `keys` that stands beside the model's settings only, and is not what is implied there.
+
+    No tensor shows these, and whether such a value is the model's or another part's is not to be guessed.
+    """
+    stated = {_standard(key) for key, _ in _values(section, keys, all_of=True)}
+    for key, value in _values(beside, keys):
+        name = _standard(key)
+        plain = value.lower() if isinstance(value, str) else value
+        if name not in stated and plain not in (None, IMPLIED[name]):
+            raise CheckpointError(
+                f"expected {name} among the model's own settings, came {shown(key)} {brief(value)} beside them, which may be "
+                f"the model's or another part's; write the value of the training ({brief(IMPLIED[name])} if none was given) "
+                "where the model's settings are"
+            )
+
+
+def _values(tree: Mapping[str, Any], keys: Collection[str], *, all_of: bool = False, depth: int = 4) -> Iterator[Any]:
+    """(key, value) pairs of `keys`, in sections that may belong to the model, or in all of them."""
+    for key, value in tree.items():
+        if _standard(key) in keys and not isinstance(value, Mapping):
+            yield key, value
+        elif isinstance(value, Mapping) and depth and (all_of or PARTS.search(key.lower())):
+            yield from _values(value, keys, all_of=all_of, depth=depth - 1)
+
+
+def _standard(key: str) -> str:
+    """The name that a setting has in the official packages; trainers give an activation many."""
+    return "act_fn" if ACTIVATION.fullmatch(key.lower()) else key
 
 
 def meaning_of(key: str) -> str | None:

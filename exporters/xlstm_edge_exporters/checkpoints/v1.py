@@ -94,14 +94,15 @@ def _ends(
     """(vocabulary size, canonical name -> (stored name, shape)) of embedding and head; (None, {}) for a bare stack.
 
     A2 ties always, A1 by its config. A safetensors file of a tied model holds only one of the two names, a torch state
-    dict both; then they must be equal, or the model was not tied after all.
+    dict both; then they must be equal: the package itself would overwrite one with the other.
     """
     if family == "A3":
         return None, {}
     embedding, head = "token_embedding.weight", "lm_head.weight"
     stored.refuse_odd(embedding)
     stored.refuse_odd(head)
-    tied = (family == "A2" and alone) or flag(config, "tie_weights", False)
+    stated = flag(config, "tie_weights", False)
+    tied = (family == "A2" and alone and embedding in stored) or stated  # that wrapper keeps the embedding's name
     if not tied and (embedding in stored) != (head in stored):
         there, missing = (embedding, head) if embedding in stored else (head, embedding)
         raise CheckpointError(
@@ -113,7 +114,12 @@ def _ends(
     vocab = stored.shape(embedding, 2)[0]
     agree(config, "vocab_size", vocab)
     ends: dict[str, tuple[str, tuple[int, ...]]] = {"embedding.weight": (embedding, (vocab, width))}
-    if not tied or (embedding != head and head in stored and not stored.equal(embedding, head)):
+    if tied and embedding != head and head in stored and not stored.equal(embedding, head):
+        raise CheckpointError(
+            f"expected {stored.label(embedding)} and {stored.label(head)} as one matrix, which the config ties, came two; "
+            "set tie_weights to what the training had"
+        )
+    if not tied:
         ends["head.weight"] = (head, (vocab, width))
     elif head in stored and embedding != head:
         stored.drop(head)
