@@ -4,6 +4,7 @@ Every accepted form is read, run in float64 and held against the official model'
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from transformers import TrainingArguments
 
 import xlstm_edge
 from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
@@ -891,3 +893,25 @@ def test_the_stack_of_a_hugging_face_model_has_its_norm(change: dict[str, Any], 
     stack, model = open_checkpoint(folder, prefix="backbone."), open_checkpoint(folder)
     assert stack.spec.blocks == model.spec.blocks
     assert stack.spec.norm == model.spec.norm
+
+
+def test_arguments_of_trainers_are_ignored(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    """All of transformers', as they are when nobody sets them, and a few of others."""
+    arguments = {field.name: "x" for field in dataclasses.fields(TrainingArguments)}
+    others = {"limit_train_batches": 1.0, "max_iters": 10, "T_max": 3, "shuffle": True, "monitor": "val_loss"}
+    source = checkpoint_of(BY_NAME["a1-mixed"])
+    folder = Path(shutil.copytree(source, tmp_path / "checkpoint"))
+    configured(folder, lambda c: arguments | others | c)
+    opened = open_checkpoint(folder)
+    assert opened.spec == open_checkpoint(source).spec
+    assert {"adam_beta1", "T_max"} <= set(opened.notes.ignored_settings)
+
+
+def test_the_wrapper_s_two_matrices_are_two(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
+    """Whoever stores both, different, did not tie them."""
+    source = checkpoint_of(BY_NAME["a2-tied"])
+    tensors = tensors_of(source)
+    embedding = next(t for name, t in tensors.items() if name.endswith("token_embedding.weight"))
+    folder = rewritten(source, tmp_path / "checkpoint", tensors | {"lm_head.weight": embedding + 1})
+    configured(folder, lambda c: c | {"_xlstm_config": c["_xlstm_config"] | {"tie_weights": False}})
+    assert not open_checkpoint(folder).spec.tied

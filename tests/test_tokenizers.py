@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from xlstm_edge_runtime import BundleError, InputError
 from xlstm_edge_runtime.decode import LONGEST_RUN
+from xlstm_edge_runtime.growth import check_growth
 from xlstm_edge_runtime.tokenizer import ByteTokenizer, HuggingFaceTokenizer, encode_text, load_tokenizer
 
 from .oracles.tokenizers import KINDS, TEXTS
@@ -228,6 +229,9 @@ GREEDY: dict[str, dict[str, Any]] = {
         {"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 100}] * 4}},
     "a template of many ids": {"post_processor": {"type": "TemplateProcessing", "pair": [], "single": [
         {"SpecialToken": {"id": "x", "type_id": 0}}] * 1000, "special_tokens": {"x": {"id": "x", "ids": [1] * 1000}}}},
+    "templates in a sequence": {"post_processor": {"type": "Sequence", "processors": [
+        {"type": "TemplateProcessing", "pair": [], "single": [{"SpecialToken": {"id": "x", "type_id": 0}}],
+         "special_tokens": {"x": {"id": "x", "ids": [1] * 6000}}}] * 2}},
     "a long suffix": {"model": {"type": "BPE", "end_of_word_suffix": "a" * 1000, "vocab": {}, "merges": []}},
     "long words": {"model": {"type": "WordPiece", "max_input_chars_per_word": 10**9, "vocab": {}}},
 }  # fmt: skip
@@ -238,6 +242,19 @@ def test_a_file_that_would_fill_memory_is_refused(name: str) -> None:
     document = json.loads(_trained("ByteLevel")) | GREEDY[name]
     with pytest.raises(BundleError, match="do not trust"):
         HuggingFaceTokenizer(document)
+
+
+def test_tokenizers_that_people_use_grow_little() -> None:
+    """ALBERT's quotes and spaces, Llama's marks, NFKC."""
+    steps = [
+        {"type": "Replace", "pattern": {"String": "``"}, "content": '"'},
+        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        {"type": "Replace", "pattern": {"String": "\n"}, "content": "<0x0A>"},
+        {"type": "NFKC"},
+    ]
+    check_growth({"normalizer": {"type": "Sequence", "normalizers": steps}, "decoder": None, "model": {"type": "BPE"}})
 
 
 def test_a_library_that_panics_is_an_error_of_the_bundle(load: Load, tmp_path: Path) -> None:

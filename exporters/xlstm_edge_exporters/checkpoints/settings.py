@@ -42,6 +42,26 @@ HARMLESS = frozenset(
     "lr_decay decay_steps cosine_annealing trust_remote_code cache_dir vocab_file training dataset "
     "data max_norm clip".split()
 )
+# Arguments of training loops: transformers' TrainingArguments, Lightning's Trainer, nanoGPT's script, schedulers, loaders.
+TRAINERS = frozenset(
+    "adam_beta1 adam_beta2 average_tokens_across_devices label_smoothing_factor bf16_full_eval fp16_full_eval "
+    "activation_checkpointing activation_checkpointing_kwargs torch_compile_backend torch_compile_mode use_liger_kernel "
+    "liger_kernel_config neftune_noise_alpha torch_empty_cache_steps include_num_input_tokens_seen disable_tqdm report_to "
+    "trackio_space_id trackio_bucket_id trackio_static_space_id prediction_loss_only include_for_metrics "
+    "batch_eval_metrics enable_jit_checkpoint load_best_model_at_end greater_is_better ignore_data_skip "
+    "restore_callback_states_from_checkpoint full_determinism use_cpu accelerator_config parallelism_config "
+    "remove_unused_columns label_names length_column_name group_by_length ddp_find_unused_parameters ddp_bucket_cap_mb "
+    "ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp_config skip_memory_metrics do_train do_eval "
+    "do_predict fast_dev_run min_epochs min_steps max_time limit_train_batches limit_val_batches limit_test_batches "
+    "limit_predict_batches overfit_batches check_val_every_n_epoch num_sanity_val_steps enable_checkpointing "
+    "enable_progress_bar enable_model_summary inference_mode use_distributed_sampler profiler detect_anomaly barebones "
+    "plugins sync_batchnorm reload_dataloaders_every_n_epochs always_save_checkpoint init_from max_iters backend shuffle "
+    "drop_last use_wandb use_tensorboard t_max eta_min milestones gamma step_size nesterov random_state num_epoch "
+    "pretrained ema cuda gpu distributed vocab_path model_path num_steps_per_epoch tokens_per_batch max_steps_per_epoch "
+    "use_checkpoint compile_mode env slurm cluster paths root path sampling_rate clip_value norm_clip persistent_workers "
+    "prefetch_factor collate_fn eps_adam find_unused_parameters print_freq split n_jobs early_stop monitor mode_monitor "
+    "monitor_mode min_delta swa swa_lrs seed_everything".split()
+)
 HARMLESS_NAMES = re.compile(
     r"_.*|.*_token_id|.*_token|forced_.*|.*dropout|.*dropout_(rate|prob|p)|(learning_rate|lr|warmup)(_.*)?|"
     r"(optim|optimizer|scheduler|lr_scheduler|sched|grad|gradient|weight_decay|amp|use_ema|ema_decay|ema_rate)(_.*)?|"
@@ -110,7 +130,7 @@ def check_settings(config: Mapping[str, Any], known: Collection[str], where: str
             ignored.append(key)
         elif (
             value is None
-            or key.lower() in HARMLESS
+            or key.lower() in HARMLESS | TRAINERS
             or HARMLESS_NAMES.fullmatch(key.lower())
             or (shared and not isinstance(value, dict))
         ):
@@ -180,7 +200,7 @@ def _standard(key: str) -> str:
 def meaning_of(key: str) -> str | None:
     """What a setting of this name would change; None if it may mean anything, or nothing."""
     name = key.lower()
-    if name in HARMLESS or TRAINING.fullmatch(name):
+    if name in HARMLESS or name in TRAINERS or TRAINING.fullmatch(name):
         return None
     return next((meaning for pattern, meaning in MEANINGS.items() if re.search(pattern, name)), None)
 

@@ -94,7 +94,7 @@ def _ends(
     """(vocabulary size, canonical name -> (stored name, shape)) of embedding and head; (None, {}) for a bare stack.
 
     A2 ties always, A1 by its config. A safetensors file of a tied model holds only one of the two names, a torch state
-    dict both; then they must be equal: the package itself would overwrite one with the other.
+    dict both; then they must be equal where the config ties them: the package would overwrite one with the other.
     """
     if family == "A3":
         return None, {}
@@ -114,12 +114,13 @@ def _ends(
     vocab = stored.shape(embedding, 2)[0]
     agree(config, "vocab_size", vocab)
     ends: dict[str, tuple[str, tuple[int, ...]]] = {"embedding.weight": (embedding, (vocab, width))}
-    if tied and embedding != head and head in stored and not stored.equal(embedding, head):
+    apart = embedding != head and head in stored and not stored.equal(embedding, head)
+    if stated and apart:
         raise CheckpointError(
             f"expected {stored.label(embedding)} and {stored.label(head)} as one matrix, which the config ties, came two; "
             "set tie_weights to what the training had"
         )
-    if not tied:
+    if not tied or apart:
         ends["head.weight"] = (head, (vocab, width))
     elif head in stored and embedding != head:
         stored.drop(head)
