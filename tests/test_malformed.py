@@ -19,7 +19,7 @@ from xlstm_edge_runtime.reading import Reader, parse_json
 from xlstm_edge_runtime.tuning import RECORD, read_tuning
 from xlstm_edge_runtime.vectors import read_vectors
 
-from .conftest import BY_NAME
+from .conftest import BY_NAME, SHIPPED
 from .oracles.cases import Case
 
 Document = dict[str, Any]
@@ -315,3 +315,19 @@ def test_a_reader_takes_what_it_was_told_and_nothing_else() -> None:
     assert parse_json(b'{"a": 1e999}', "it", advice="mend it") == {"a": float("inf")}
     with pytest.raises(XlstmEdgeError):
         Reader({"a": float("inf")}, "it", ["a"]).number("a", 0, 1e308)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "x/" * 3000, "a\0b"], ids=["long", "deep", "null"])
+def test_paths_that_no_system_takes_are_one_sentence(path: str) -> None:
+    for call in (xlstm_edge.verify, load, xlstm_edge.inspect, lambda place: xlstm_edge.export(SHIPPED, place)):
+        with pytest.raises(XlstmEdgeError, match="expected"):
+            call(path)
+
+
+@pytest.mark.parametrize(
+    "options", [{"providers": None}, {"providers": "CPU"}, {"spin": 10**5000}, {"threads": 10**5000}]
+)
+def test_settings_of_a_load_are_told(options: dict[str, Any], bundle: Path) -> None:
+    with pytest.raises(InputError, match="expected") as caught:
+        load(bundle, **options)
+    assert str(caught.value).isprintable()

@@ -464,7 +464,7 @@ def reads_late(folder: Path) -> None:
                 add("Mul", ["late_column", "late_column"], ["late_square"]),
                 add("Reshape", ["late_square", "late_shape"], ["late_gate"]),
                 add("Mul", ["past.blocks.0.C", "late_gate"], ["late_memory"]),
-                add("ReduceSum", ["late_memory", "late_axes"], ["late_sum"], keepdims=0),
+                add("ReduceMean", ["late_memory", "late_axes"], ["late_sum"], keepdims=0),
                 add("Unsqueeze", ["late_sum", "late_one"], ["late_sums"]),
                 add("Add", ["logits_before", "late_sums"], ["logits"]),
             ]

@@ -4,6 +4,7 @@ Needs no torch, so that a bad path is refused before it is loaded.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,16 @@ TUNED_FILES = {RECORD, *FILES}
 
 def refuse_target(out: Path, force: bool) -> None:
     """Before any work: InputError for a path that the bundle could not take at the end."""
-    if not out.exists() and not out.is_symlink():
+    try:
+        os.lstat(out)
+        there = True
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except (OSError, ValueError) as error:  # a name that no file system takes
+        raise InputError(
+            f"expected a path for the bundle, came {shown_path(out)}, which is none; choose another"
+        ) from error
+    if not there:
         if not out.parent.is_dir():
             raise InputError(f"expected the folder {shown_path(out.parent)} for the bundle, came none; make it first")
     elif not force:

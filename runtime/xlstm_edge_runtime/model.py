@@ -160,6 +160,8 @@ def load(
     """
     if not isinstance(bundle, (str, os.PathLike)) or not isinstance(os.fspath(bundle), str):
         raise InputError(f"expected a bundle folder, came {shown(bundle)}; pass its path")
+    if isinstance(providers, str) or not isinstance(providers, Sequence):
+        raise InputError(f"expected providers as a list of names, came {shown(providers)}; leave it out for the CPU")
     folder = Path(bundle)
     manifest = read_manifest(folder)
     _check_version(manifest)

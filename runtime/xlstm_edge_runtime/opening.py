@@ -89,7 +89,7 @@ def session_options(threads: int | None, spin: int = SPIN, *, mapped: bool = Fal
     """Options of every session this project makes."""
     if isinstance(spin, bool) or not isinstance(spin, int) or not 0 <= spin <= MOST_SPIN:
         raise InputError(
-            f"expected spin from 0 to {MOST_SPIN} microseconds, came {spin!r}; leave it out for the default"
+            f"expected spin from 0 to {MOST_SPIN} microseconds, came {shown(spin)}; leave it out for the default"
         )
     check_threads(threads)
     options = ort.SessionOptions()
