@@ -474,6 +474,11 @@ CONFIGS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], list[s
         lambda c: {"model": "${zoo.small}", "zoo": {"small": c | {"num_blocks": "${.seed}", "seed": 3}}, "seed": 9},
         ["section 'model'"],
     ),
+    "the anchor of a merge": (
+        "a1-mixed",
+        lambda c: c | {"base": {"num_heads": 4}, "defaults_of": {"embedding_dim": 64}},
+        ["base, defaults_of"],
+    ),
     "hydra": (
         "b-plain",
         lambda c: {"model": c, "trainer": {"max_steps": 3}, "data": {"attention_mask": True}, "seed": 3},

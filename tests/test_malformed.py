@@ -331,3 +331,35 @@ def test_settings_of_a_load_are_told(options: dict[str, Any], bundle: Path) -> N
     with pytest.raises(InputError, match="expected") as caught:
         load(bundle, **options)
     assert str(caught.value).isprintable()
+
+
+ODD_PATHS: list[Any] = [None, 5, b"bytes", True, ["a"]]
+
+
+@pytest.mark.parametrize("value", ODD_PATHS, ids=str)
+def test_what_is_no_path_is_told_everywhere(value: Any, bundle: Path, tmp_path: Path) -> None:
+    session = load(bundle).session()
+    calls: list[Callable[[], object]] = [
+        lambda: load(value), lambda: session.save(value), lambda: session.load(value), lambda: xlstm_edge.verify(value),
+        lambda: xlstm_edge.inspect(value), lambda: xlstm_edge.export(value, tmp_path / "b"),
+        lambda: xlstm_edge.export(SHIPPED, value),
+    ]  # fmt: skip
+    if value is not None:
+        calls += [
+            lambda: xlstm_edge.export(SHIPPED, tmp_path / "b", recipe=value),
+            lambda: xlstm_edge.inspect(SHIPPED, prefix=value),
+        ]
+    for call in calls:
+        with pytest.raises(XlstmEdgeError, match="expected"):
+            call()
+
+
+def test_ranges_without_end_are_refused_before_they_are_made(bundle: Path) -> None:
+    session, endless = load(bundle).session(), range(10**12)
+    calls: list[Callable[[], object]] = [
+        lambda: session.prefill(endless), lambda: session.step(endless),  # type: ignore[arg-type]  # wrong on purpose
+        lambda: session.generate([1], stop_ids=endless), lambda: session.generate([1], banned=endless),
+        lambda: session.prefill(range(10**30)),
+    ]  # fmt: skip
+    for call in calls:
+        refused(call)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xlstm_edge_runtime.errors import DependencyError, InputError
+from xlstm_edge_runtime.errors import DependencyError, InputError, shown
 from xlstm_edge_runtime.manifest import MANIFEST, Manifest, read_manifest
+from xlstm_edge_runtime.reading import check_path
 from xlstm_edge_runtime.verify import Check, verify_bundle
 
 from .report import describe_bundle, describe_checkpoint
@@ -52,6 +53,7 @@ def export(
     "none"). They override those of the TOML file `recipe`. The bundle's `notes` say in a line each what else there is to
     know, as that it has no text. Raises an XlstmEdgeError and writes nothing if anything is wrong.
     """
+    check_path(checkpoint, "a checkpoint")
     chosen = check_export(bundle, recipe=recipe, force=force, **options)
     source = open_checkpoint(checkpoint, prefix=prefix, weights=weights)
     from xlstm_edge_exporters.export import export_checkpoint  # noqa: PLC0415  # loads torch
@@ -70,8 +72,9 @@ def check_export(
 
     if unknown := sorted(options.keys() - KINDS.keys()):
         raise InputError(f"expected options among {', '.join(KINDS)}, came {', '.join(unknown)}; correct them")
-    chosen = read_recipe(recipe, options)
-    refuse_target(Path(bundle), force)
+    place = check_path(bundle, "a folder for the bundle")
+    chosen = read_recipe(None if recipe is None else check_path(recipe, "a TOML file"), options)
+    refuse_target(place, force)
     return chosen
 
 
@@ -102,6 +105,7 @@ def verify(
 
 def inspect(path: str | Path, *, prefix: str | None = None, weights: str | None = None) -> dict[str, Any]:
     """What a bundle or a checkpoint is: family, dimensions, state table, files; as plain data."""
+    check_path(path, "a bundle or checkpoint")
     if is_bundle(path):
         return describe_bundle(read_manifest(path))
     return describe_checkpoint(open_checkpoint(path, prefix=prefix, weights=weights))
@@ -129,6 +133,10 @@ def load_exporters() -> None:
 
 def open_checkpoint(path: str | Path, *, prefix: str | None = None, weights: str | None = None) -> "Checkpoint":
     """The exporter's `open_checkpoint`; DependencyError if its packages are not installed."""
+    check_path(path, "a checkpoint")
+    for name, value in (("prefix", prefix), ("weights", weights)):
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"expected {name} as text, came {shown(value)}; correct it")
     load_exporters()
     from xlstm_edge_exporters import checkpoints  # noqa: PLC0415  # loads torch
 

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .reading import length_of
 from .sampling import Logits, Sampler, SamplingOptions, shown_number
 
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
+MOST_STOPS = 1 << 20
 OnPrompt = Callable[[int, int], object]
 
 
@@ -116,6 +118,8 @@ def merge_options(
             raise InputError(f"expected {name} as an integer of 0 or more, came {shown_number(value)}; correct it")
         counts[name] = int(value)
     stops: Any = () if given.get("stop_ids") is None else given["stop_ids"]
+    if length_of(stops) > MOST_STOPS:
+        raise InputError(f"expected at most {MOST_STOPS:,} stop_ids, came more; pass those that can come")
     try:
         tokens = list(stops)
         ids = frozenset(operator.index(token) for token in tokens)

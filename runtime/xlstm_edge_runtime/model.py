@@ -20,9 +20,18 @@ from .errors import BundleError, InputError, shown
 from .generate import GenerationOptions, merge_options
 from .manifest import Manifest, check_hash, read_manifest
 from .opening import Settings, remembers, start
+from .reading import check_path, length_of
 from .session import Session
 from .tokenizer import Tokenizer, encode_text, load_tokenizer
 from .tuning import HASHED_AT_LOAD, Tuning, read_tuning
+
+MOST_INPUTS = 1 << 26  # tokens of one call; longer texts come in parts
+
+
+def check_length(tokens: object) -> None:
+    """InputError for more than any call takes, before they are made into an array."""
+    if length_of(tokens) > MOST_INPUTS:
+        raise InputError(f"expected at most {MOST_INPUTS:,} tokens in one call, came more; feed them in parts")
 
 
 class Model:
@@ -101,6 +110,7 @@ class Model:
 
     def check_inputs(self, tokens: Sequence[int] | ArrayLike) -> NDArray[Any]:
         """Ids as int64 (T,) inside the vocabulary, or vectors as finite float32 (T, D); InputError otherwise."""
+        check_length(tokens)
         return self._check_ids(tokens) if self.takes_ids else self._check_vectors(tokens)
 
     def _check_ids(self, tokens: Sequence[int] | ArrayLike) -> NDArray[np.int64]:
@@ -158,11 +168,9 @@ def load(
     system can take back, for slower decoding; quantized weights ignore it. Raises BundleError if anything is wrong with
     the bundle, InputError for a bad option.
     """
-    if not isinstance(bundle, (str, os.PathLike)) or not isinstance(os.fspath(bundle), str):
-        raise InputError(f"expected a bundle folder, came {shown(bundle)}; pass its path")
+    folder = check_path(bundle, "a bundle folder")
     if isinstance(providers, str) or not isinstance(providers, Sequence):
         raise InputError(f"expected providers as a list of names, came {shown(providers)}; leave it out for the CPU")
-    folder = Path(bundle)
     manifest = read_manifest(folder)
     _check_version(manifest)
     for name, entry in manifest.files.items():

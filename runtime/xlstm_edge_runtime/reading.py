@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import BundleError, XlstmEdgeError, shown, shown_path
+from .errors import BundleError, InputError, XlstmEdgeError, shown, shown_path
 
 LONGEST_TEXT = 4096
 LARGEST_INTEGER = 1 << 53  # what every JSON reader holds exactly, JavaScript's too
@@ -33,6 +33,23 @@ def open_regular(path: str | Path) -> int:
         os.close(descriptor)
         raise OSError("no regular file")
     return descriptor
+
+
+def check_path(value: object, what: str) -> Path:
+    """A path; InputError for what is neither text nor a path object."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+        raise InputError(f"expected {what}, came {shown(value)}; pass its path")
+    return Path(value)
+
+
+def length_of(value: Any) -> int:
+    """Number of members, before they are looked at; 0 for what has none, the most for a range beyond 64 bits."""
+    try:
+        return len(value)
+    except OverflowError:
+        return 1 << 63
+    except TypeError:  # no collection, or an array without dimensions
+        return 0
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:

@@ -33,10 +33,11 @@ from numpy.typing import NDArray
 
 from .errors import InputError, VerificationError
 from .exact import ONE, SplitMix64, weights
+from .reading import length_of
 
 Logits = NDArray[np.float32]
 Ids = NDArray[np.int64]
-LARGEST_BIAS, LARGEST_WINDOW = 1e6, (1 << 20) - 1
+LARGEST_BIAS, LARGEST_WINDOW, MOST_BIASES = 1e6, (1 << 20) - 1, 1 << 20
 HEAD = 64  # candidates that are sorted at first for top-p
 
 
@@ -250,6 +251,8 @@ def _nucleus(values: Logits, shares: Ids, top_p: float) -> Ids:
 
 def _fixed_bias(options: SamplingOptions, vocab_size: int) -> tuple[Ids, Logits] | None:
     """Ids and what to add to their logits, the same at every step."""
+    if max(length_of(options.logit_bias), length_of(options.banned)) > MOST_BIASES:
+        raise InputError(f"expected at most {MOST_BIASES:,} ids in logit_bias and banned, came more; remove some")
     try:
         bias = {_id(i): _bias(b) for i, b in options.logit_bias.items()} | {_id(i): -math.inf for i in options.banned}
     except (AttributeError, TypeError, ValueError) as error:

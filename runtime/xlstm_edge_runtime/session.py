@@ -13,6 +13,7 @@ import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import BundleError, InputError, printable
+from .reading import check_path, length_of
 from .snapshot import read_snapshot, write_snapshot
 from .state import FloatArray, State
 
@@ -80,6 +81,8 @@ class Session:
         """Consume one token id (or one float vector (D,)); returns its output."""
         if type(token) is int and self._model.takes_ids and 0 <= token < self._model.output_width:
             return self._run(token, 1).copy()
+        if length_of(token) > self._model.output_width:
+            raise InputError("expected one token, came a collection; feed a prompt with prefill")
         single: Any = [token] if self._model.takes_ids else np.asarray(token)[None]
         return self._run(self._model.check_inputs(single), 1).copy()
 
@@ -125,11 +128,12 @@ class Session:
 
     def save(self, path: str | Path) -> None:
         """Write the state to a file (whole or not at all)."""
+        path = check_path(path, "a file for the state")
         write_snapshot(path, self.state, source=self._model.manifest.source, tokens=self._tokens)
 
     def load(self, path: str | Path) -> None:
         """Continue from a saved state; StateError if it is damaged or of another checkpoint, the session unchanged."""
-        manifest = self._model.manifest
+        path, manifest = check_path(path, "a file with a state"), self._model.manifest
         state, tokens = read_snapshot(path, manifest.state, source=manifest.source)
         self._set_state(manifest.state.cut(state), tokens)
 

@@ -23,6 +23,7 @@ from .errors import BundleError, VerificationError
 from .manifest import MANIFEST, Manifest, check_hash, read_manifest
 from .model import Model, load, open_model
 from .opening import CPU, Settings
+from .reading import check_path
 from .tune import same_bits, sample
 from .tuning import Tuning, check_tuning
 from .vectors import LONGEST_BASE, MOST_FLOAT, ODD, Expected, Vectors, make_inputs, read_vectors
@@ -44,7 +45,7 @@ def verify_bundle(folder: str | Path, *, threads: int | None = None, providers: 
 
     A path that is no bundle at all is bad input: BundleError, as from `load`.
     """
-    folder = Path(folder)
+    folder = check_path(folder, "a bundle folder")
     there = False
     with contextlib.suppress(OSError, ValueError):  # a name that no file system takes
         there = (folder / MANIFEST).is_file()

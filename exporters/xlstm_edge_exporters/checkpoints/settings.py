@@ -133,6 +133,7 @@ def check_settings(config: Mapping[str, Any], known: Collection[str], where: str
             or key.lower() in HARMLESS | TRAINERS
             or HARMLESS_NAMES.fullmatch(key.lower())
             or (shared and not isinstance(value, dict))
+            or (isinstance(value, dict) and _repeats(value, config, known))
         ):
             ignored.append(key)
         else:
@@ -143,6 +144,19 @@ def check_settings(config: Mapping[str, Any], known: Collection[str], where: str
             "computes; not supported"
         )
     return ignored
+
+
+def _repeats(part: Mapping[str, Any], config: Mapping[str, Any], known: Collection[str]) -> bool:
+    """Whether a section only says what the known settings say too, as the anchor of a YAML merge does."""
+    said = {(key, str(value)) for key, value in _all({name: config[name] for name in config if name in known})}
+    return bool(part) and all((key, str(value)) in said for key, value in part.items())
+
+
+def _all(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        yield key, value
+        if isinstance(value, Mapping):
+            yield from _all(value)
 
 
 def check_around(around: Mapping[str, Any], known: Collection[str], *, whole: bool) -> list[str]:
