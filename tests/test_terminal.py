@@ -51,6 +51,13 @@ def shell(line: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=environment, check=False)
 
 
+def without_torch(*words: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process in which nobody may import torch."""
+    environment = {**os.environ, "PYTHONPATH": PATHS}
+    line = [sys.executable, "-c", TORCHLESS, *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
+
+
 def one_sentence(text: str) -> bool:
     return text.count("\n") == 1 and text.startswith("error: expected ") and "came" in text and ";" in text
 
@@ -159,13 +166,7 @@ def test_no_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, command: Com
     ids=" ".join,
 )  # fmt: skip
 def test_bad_options_are_refused_before_torch_is_loaded(words: tuple[str, ...], tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", TORCHLESS, "export", SHIPPED, "-o", tmp_path / "b", *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": PATHS},
-        check=False,
-    )
+    result = without_torch("export", SHIPPED, "-o", tmp_path / "b", *words)
     assert result.returncode == 2, result.stderr
     assert one_sentence(result.stderr), result.stderr
     assert "torch" not in result.stderr
@@ -194,13 +195,7 @@ EARLY = {
 def test_bad_words_are_refused_before_torch_is_loaded(name: str, bundle: Path, tmp_path: Path) -> None:
     places = {"none": tmp_path / "none", "new": tmp_path / "new", "shipped": SHIPPED, "bundle": bundle}
     words = EARLY[name].format(**places, text=SHIPPED / "heldout.txt").split()
-    result = subprocess.run(
-        [sys.executable, "-c", TORCHLESS, *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": PATHS},
-        check=False,
-    )
+    result = without_torch(*words)
     assert result.returncode == 2, result.stderr
     assert one_sentence(result.stderr), result.stderr
     assert "torch" not in result.stderr
@@ -210,10 +205,7 @@ def test_bad_words_are_refused_before_torch_is_loaded(name: str, bundle: Path, t
 @pytest.mark.parametrize("words", ["", "--help", "export --help"])
 @pytest.mark.parametrize("place", ["> /dev/full", ">&-"])
 def test_help_on_an_output_that_takes_nothing(words: str, place: str) -> None:
-    result = subprocess.run(
-        f"{sys.executable} -m xlstm_edge {words} {place}",
-        shell=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": PATHS}, check=False,
-    )  # fmt: skip
+    result = shell(f"$E {words} {place}")
     assert result.returncode == 2, result.stderr
     assert one_sentence(result.stderr), result.stderr
 
@@ -236,13 +228,7 @@ def test_json_has_no_control_characters_of_others(monkeypatch: pytest.MonkeyPatc
 def test_a_bad_output_path_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file", tmp_path / "none" / "b"):
-        result = subprocess.run(
-            [sys.executable, "-c", TORCHLESS, "export", SHIPPED, "-o", place],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": PATHS},
-            check=False,
-        )
+        result = without_torch("export", SHIPPED, "-o", place)
         assert result.returncode == 2, result.stderr
         assert one_sentence(result.stderr), result.stderr
 

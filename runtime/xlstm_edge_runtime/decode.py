@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from .growth import steps
+from .growth import replaced_string, steps
 
 CONTEXT = 16  # tokens of known text in front of what is new
 LONGEST_RUN = 1024
@@ -50,9 +50,8 @@ def reach(decoder: Mapping[str, Any]) -> int:
     whole, most = False, 0
     for part in steps(decoder):
         if part.get("type") == "Replace" and whole:
-            pattern = part.get("pattern")
-            string = pattern.get("String") if isinstance(pattern, dict) else None
-            most += len(string) - 1 if isinstance(string, str) and string else LONGEST_MATCH
+            string = replaced_string(part)
+            most += len(string) - 1 if string else LONGEST_MATCH
         whole = whole or part.get("type") in ("Fuse", "ByteLevel")
     return min(most, LONGEST_MATCH)
 

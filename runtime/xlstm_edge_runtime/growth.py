@@ -51,13 +51,18 @@ def steps(section: object) -> Iterator[Mapping[str, Any]]:
             yield part
 
 
+def replaced_string(step: Mapping[str, Any]) -> str:
+    """The string that a Replace looks for; nothing where it looks for an expression."""
+    pattern = step.get("pattern")
+    string = pattern.get("String") if isinstance(pattern, dict) else None
+    return string if isinstance(string, str) else ""
+
+
 def _growth(step: Mapping[str, Any]) -> tuple[float, float]:
     """(how many times as long, how many characters more)."""
     content = step.get("content")
     if step.get("type") == "Replace" and isinstance(content, str):
-        pattern = step.get("pattern")
-        string = pattern.get("String") if isinstance(pattern, dict) else None
-        if isinstance(string, str) and string:
+        if string := replaced_string(step):
             return max(1.0, len(content) / len(string)), 0.0
         return 1.0 + len(content), float(len(content))  # an expression may match nothing, before every character
     if step.get("type") == "Prepend" and isinstance(step.get("prepend"), str):

@@ -62,6 +62,7 @@ TRAINERS = frozenset(
     "prefetch_factor collate_fn eps_adam find_unused_parameters print_freq split n_jobs early_stop monitor mode_monitor "
     "monitor_mode min_delta swa swa_lrs seed_everything".split()
 )
+IGNORED = HARMLESS | TRAINERS
 HARMLESS_NAMES = re.compile(
     r"_.*|.*_token_id|.*_token|forced_.*|.*dropout|.*dropout_(rate|prob|p)|(learning_rate|lr|warmup)(_.*)?|"
     r"(optim|optimizer|scheduler|lr_scheduler|sched|grad|gradient|weight_decay|amp|use_ema|ema_decay|ema_rate)(_.*)?|"
@@ -130,7 +131,7 @@ def check_settings(config: Mapping[str, Any], known: Collection[str], where: str
             ignored.append(key)
         elif (
             value is None
-            or key.lower() in HARMLESS | TRAINERS
+            or key.lower() in IGNORED
             or HARMLESS_NAMES.fullmatch(key.lower())
             or (shared and not isinstance(value, dict))
             or (isinstance(value, dict) and _repeats(value, config, known))
@@ -214,7 +215,7 @@ def _standard(key: str) -> str:
 def meaning_of(key: str) -> str | None:
     """What a setting of this name would change; None if it may mean anything, or nothing."""
     name = key.lower()
-    if name in HARMLESS or name in TRAINERS or TRAINING.fullmatch(name):
+    if name in IGNORED or TRAINING.fullmatch(name):
         return None
     return next((meaning for pattern, meaning in MEANINGS.items() if re.search(pattern, name)), None)
 
