@@ -7,11 +7,11 @@ BIN := .venv/bin
 demo: .venv/ready            ## export, verify, inspect and stream the shipped checkpoint
 	$(BIN)/xlstm-edge demo
 
-test: .venv/ready            ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: .venv/ready            ## the whole test suite, on two to four cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-oldest: .venv/ready .oldest/ready   ## the runtime on the oldest versions that it claims
-	OLDEST=$(CURDIR)/.oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_oldest.py
+	OLDEST=$(CURDIR)/.oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system/test_oldest.py
 
 boards: .venv/ready          ## emulated ARM64 boards, once: Debian on x86-64, as root
 	$(BIN)/python tests/arm64/boards.py prepare .boards
@@ -19,7 +19,7 @@ boards: .venv/ready          ## emulated ARM64 boards, once: Debian on x86-64, a
 test-arm64: boards           ## the shipped model on emulated ARM64 boards
 	BOARDS=$(CURDIR)/.boards OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/arm64
 
-fuzz: .venv/ready            ## a million mutations of everything that strangers write; about 40 minutes
+fuzz: .venv/ready            ## a million mutations of everything untrusted that is read; about 40 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.fuzz.run --mutations 1000000
 
 check: .venv/ready           ## lint, format, types
@@ -34,11 +34,12 @@ bench: .venv/ready           ## speed and memory of the shipped checkpoint
 # torch first and pinned: a range would take the newest build with several GB of CUDA libraries. The official packages
 # are what the tests compare with; their own dependencies (notebooks, plotting, Triton) are not needed for that.
 .venv/ready: pyproject.toml Makefile
+	@echo "Setting up .venv, once: about 1 GB of packages, a minute or a few."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps xlstm==2.0.6 mlstm_kernels==2.0.6
+	$(BIN)/python -m pip install torch==2.13.0
+	$(BIN)/python -m pip install --editable '.[dev]'
+	$(BIN)/python -m pip install --no-deps xlstm==2.0.6 mlstm_kernels==2.0.6
 	touch $@
 
 # The lower bounds in pyproject.toml, and for the portable flavour the onnxruntime that its manifest asks for.

@@ -1,5 +1,6 @@
 """Run the command line in this process and look at it as a shell would."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from xlstm_edge.cli import run_cli
+
+ROOT = Path(__file__).resolve().parent.parent
+# What a process of its own needs to find the packages of this tree.
+PATHS = os.pathsep.join(str(ROOT / part) for part in (".", "exporters", "runtime"))
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,11 @@ class Command:
 
 
 def assert_one_sentence(result: Result, code: int) -> None:
-    """One line that says what was expected, what came, what to do; no traceback."""
+    """One line that says what was expected, what was got, what to do; no traceback."""
     assert result.code == code, result
     line = result.err.strip()
     assert line.startswith("error: expected "), result.err
-    assert "came" in line
+    assert "got" in line
     assert ";" in line
     assert "\n" not in line
     assert "Traceback" not in result.err + result.out

@@ -1,5 +1,6 @@
 """Shared fixtures: checkpoints and bundles of every parity case, each made once a session."""
 
+import shutil
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -15,7 +16,7 @@ from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
 from xlstm_edge_runtime import Model, load
 
 from .command import Command
-from .oracles.cases import CASES, Case
+from .oracles.cases import CASES, Case, large
 from .oracles.official import make_checkpoint
 
 torch.set_num_threads(1)
@@ -80,3 +81,32 @@ def model_of(bundle_of: Callable[[Case, str], Path]) -> Callable[[Case, str], Mo
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """The command line."""
     return Command(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="session")
+def int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Name -> a bundle in int4: `shipped`, or `deep` of 24 random blocks, whose outputs rounding alone moves far."""
+    folder = tmp_path_factory.mktemp("int4")
+
+    def make(name: str) -> Path:
+        if not (folder / name).exists():
+            case = Case("deep", "xlstm_large", large(64, 24, 4, 300, use_bias=True))
+            source = make_checkpoint(case, folder / "checkpoint") if name == "deep" else SHIPPED
+            xlstm_edge.export(source, folder / name, quantize="int4")
+        return folder / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mixed_bundle(checkpoint_of: Callable[[Case], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """float32 with the default chunk, mLSTM and sLSTM blocks."""
+    folder = tmp_path_factory.mktemp("float") / "bundle"
+    xlstm_edge.export(checkpoint_of(BY_NAME["lm-mixed"]), folder)
+    return folder
+
+
+@pytest.fixture
+def bundle(mixed_bundle: Path, tmp_path: Path) -> Path:
+    """A good bundle to be spoiled."""
+    return Path(shutil.copytree(mixed_bundle, tmp_path / "bundle"))

@@ -28,7 +28,8 @@ import torch
 from xlstm_edge import facade
 from xlstm_edge_exporters import bundle as bundle_module
 from xlstm_edge_runtime import files, tune, tuning
-from xlstm_edge_runtime.manifest import MANIFEST, check_hash, read_manifest
+from xlstm_edge_runtime.layout import MANIFEST
+from xlstm_edge_runtime.manifest import check_hash, read_manifest
 from xlstm_edge_runtime.snapshot import read_snapshot, write_snapshot
 
 from .oracles.cases import CASES
@@ -36,7 +37,7 @@ from .oracles.official import make_checkpoint
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
-CASE = next(case for case in CASES if case.name == "a1-five-heads")
+CASE = next(case for case in CASES if case.name == "lm-five-heads")
 MOST = 2000
 torch.set_num_threads(1)  # a fork of a process with a pool of threads would wait for them for ever
 
@@ -212,7 +213,7 @@ def save_scenario(root: Path, *, old: bool) -> Scenario:
     place = root / "place" / "state.safetensors"
     facade.export(make_checkpoint(CASE, root), root / "bundle")
     table = read_manifest(root / "bundle").state
-    states = {1: table.join(table.initial()), 2: table.join(table.initial())}
+    states = {1: table.merge_heads(table.initial()), 2: table.merge_heads(table.initial())}
     states[2] = {name: array + 1 for name, array in states[2].items()}
 
     def reset() -> None:

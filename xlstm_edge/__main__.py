@@ -16,7 +16,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        os.write(2, f"error: expected the package {error.name}, came none; pip install 'xlstm-edge[cli]'\n".encode())
+        os.write(2, f"error: expected the package {error.name}, got none; pip install 'xlstm-edge[cli]'\n".encode())
         sys.exit(2)
     signal.signal(signal.SIGINT, before)
     try:

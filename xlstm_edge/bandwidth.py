@@ -1,4 +1,4 @@
-"""The memory wall: how fast this machine reads, and how much a token must read."""
+"""Memory bandwidth: how fast this machine reads, and how much a token must read."""
 
 import statistics
 import time
@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from xlstm_edge_runtime import Model
+from xlstm_edge_runtime.layout import weights_of
 
 SIZE = 64 << 20  # float32 values: 256 MB, beyond any cache
 PASSES = 4
@@ -33,10 +34,10 @@ class ReadProbe:
 def bytes_per_token(model: Model) -> int:
     """Weights that one token reads, and its state read and written; of an untied embedding only one row counts."""
     manifest = model.manifest
-    weights = manifest.files[f"{manifest.graph.file}.data"].bytes
+    weights = manifest.files[weights_of(manifest.graph.file)].bytes
     vocab, width = manifest.model.vocab_size, manifest.model.width
     if vocab is not None and not manifest.model.tied:
-        scheme = manifest.quantization.get("tensors", {}).get("embedding.weight")
-        row = 4 * width if scheme is None else width * scheme["bits"] // 8 + 4 * (width // scheme["group"])
+        scheme = manifest.quantization.tensors.get("embedding.weight")
+        row = 4 * width if scheme is None else width * scheme.bits // 8 + 4 * (width // scheme.block_size)
         weights -= (vocab - 1) * row
     return weights + 2 * manifest.state.nbytes

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from xlstm_edge_runtime import Model, Session, __version__, load
 from xlstm_edge_runtime.errors import InputError
+from xlstm_edge_runtime.progress import Progress, no_progress
 
 from . import facade
 from .bandwidth import ReadProbe, bytes_per_token
-from .report import peak_memory, resident_memory
+from .memory import peak_memory, resident_memory
 
-Progress = Callable[[str, int, int], None]
 UNITS = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 DEEPEST = 10**10
 PART = 4096  # tokens prefilled between two looks at the clock
@@ -42,37 +42,36 @@ def bench_bundle(
     prefix: str | None = None,
     weights: str | None = None,
     roofline: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Speeds in tokens a second, latencies in milliseconds, memory in bytes.
 
     `prefix` and `weights` say which model of the checkpoint `compare` is meant, as for the export.
     """
-    report = progress or _silent
-    model, load_seconds = _load(bundle, threads, report)
-    rival = _rival(model, against, compare, threads, {"prefix": prefix, "weights": weights})
+    model, load_seconds = _load(bundle, threads, progress)
+    baseline = _baseline(model, against, compare, threads, prefix, weights)
     probe = ReadProbe(threads or os.cpu_count() or 1) if roofline else None
-    runs, rival_rates, bandwidths = [], [], []
+    runs, baseline_rates, bandwidths = [], [], []
     for index in range(repeat + 1):
-        report("bench", index, repeat + 1)
+        progress("bench", index, repeat + 1)
         runs.append(_run(model, prompt, generate))
-        rival_rates += [rival(generate)] if rival is not None else []
+        baseline_rates += [baseline(generate)] if baseline is not None else []
         bandwidths += [probe.measure()] if probe is not None else []
     result = _facts(model, bundle, threads) | {"load_seconds": load_seconds, "repeat": repeat}
     result |= {"prompt_tokens": prompt, "generated_tokens": generate, **_summary(runs[1:], prompt, generate)}
     rate = result["generated_tokens_per_second"]["median"]
-    if rival_rates:
-        result["rival"] = _compared(str(against or compare), rate, rival_rates[1:])
+    if baseline_rates:
+        result["baseline"] = _compared(str(against or compare), rate, baseline_rates[1:])
     if bandwidths:
         result["roofline"] = _roofline(model, rate, bandwidths[1:])
     if depths:
-        result["depths"] = _sweep(model, sorted(depths), generate, report)
+        result["depths"] = _sweep(model, sorted(depths), generate, progress)
     return result | {"peak_memory_bytes": peak_memory()}
 
 
-def _load(bundle: str | Path, threads: int | None, report: Progress) -> tuple[Model, float]:
+def _load(bundle: str | Path, threads: int | None, progress: Progress) -> tuple[Model, float]:
     """The model, and seconds."""
-    report("loading", 0, 0)
+    progress("loading", 0, 0)
     begin = time.perf_counter()
     model = load(bundle, threads=threads)
     return model, time.perf_counter() - begin
@@ -88,9 +87,9 @@ def _facts(model: Model, bundle: str | Path, threads: int | None) -> dict[str, A
     }
 
 
-def _compared(name: str, rate: float, rival_rates: Sequence[float]) -> dict[str, Any]:
-    ratio = rate / statistics.median(rival_rates)
-    return {"name": name, "generated_tokens_per_second": spread(rival_rates), "ratio": ratio}
+def _compared(name: str, rate: float, baseline_rates: Sequence[float]) -> dict[str, Any]:
+    ratio = rate / statistics.median(baseline_rates)
+    return {"name": name, "generated_tokens_per_second": spread(baseline_rates), "ratio": ratio}
 
 
 def _summary(runs: Sequence[tuple[float, NDArray[np.float64]]], prompt: int, generate: int) -> dict[str, Any]:
@@ -111,7 +110,7 @@ def parse_depths(text: str | None) -> list[int]:
         factor = UNITS.get(word[-1:], 1)
         digits = word[:-1] if factor > 1 else word
         if not digits.isdecimal() or int(digits) * factor > DEEPEST:
-            raise InputError(f"expected depths like 0,1k,1M, came {part!r}; write numbers of tokens")
+            raise InputError(f"expected depths like 0,1k,1M, got {part!r}; write numbers of tokens")
         depths.append(int(digits) * factor)
     return depths
 
@@ -161,7 +160,7 @@ def _latencies(model: Model, session: Session, output: Any, count: int) -> NDArr
     return times
 
 
-def _sweep(model: Model, depths: Sequence[int], generate: int, report: Progress) -> list[dict[str, Any]]:
+def _sweep(model: Model, depths: Sequence[int], generate: int, progress: Progress) -> list[dict[str, Any]]:
     """Latency and memory after each depth, one session that only ever moves on."""
     session, rows = model.session(), []
     output, count = session.prefill(_inputs(model, 1)), max(generate, 200)
@@ -169,7 +168,7 @@ def _sweep(model: Model, depths: Sequence[int], generate: int, report: Progress)
     for depth in depths:
         while (missing := depth - session.tokens) > 0:
             output = session.prefill(_inputs(model, min(missing, PART)))
-            report("depth", min(session.tokens, depths[-1]), depths[-1])
+            progress("depth", min(session.tokens, depths[-1]), depths[-1])
         times = _latencies(model, session, output, count)
         row = {"depth": depth, "latency_ms": _percentiles(times), "resident_memory_bytes": resident_memory()}
         rows.append(row | {"state_bytes": session.nbytes})
@@ -177,18 +176,19 @@ def _sweep(model: Model, depths: Sequence[int], generate: int, report: Progress)
 
 
 def check_bench(depth: str | None, against: str | Path | None, compare: str | Path | None) -> list[int]:
-    """The depths; InputError for bad ones, and for two rivals."""
+    """The depths; InputError for bad ones, and for two baselines."""
     if against is not None and compare is not None:
-        raise InputError("expected --against or --compare, came both; run them one after the other")
+        raise InputError("expected --against or --compare, got both; run them one after the other")
     return parse_depths(depth)
 
 
-def _rival(
+def _baseline(
     model: Model,
     against: str | Path | None,
     compare: str | Path | None,
     threads: int | None,
-    place: dict[str, str | None],
+    prefix: str | None,
+    weights: str | None,
 ) -> Callable[[int], float] | None:
     """A function that generates n tokens with the other side and returns its tokens a second."""
     check_bench(None, against, compare)
@@ -198,13 +198,11 @@ def _rival(
     if compare is None:
         return None
     if not model.takes_ids:
-        raise InputError(
-            "expected a model that takes tokens for --compare, came a stack of float vectors; leave it out"
-        )
-    facade.open_checkpoint(compare, **place)
-    from xlstm_edge_exporters.official import official_rate  # noqa: PLC0415  # loads torch and the official packages
+        raise InputError("expected a model that takes tokens for --compare, got a stack of float vectors; leave it out")
+    facade.open_checkpoint(compare, prefix=prefix, weights=weights)
+    from xlstm_edge_exporters.pytorch_baseline import official_rate  # noqa: PLC0415  # loads torch and the official packages
 
-    return official_rate(Path(compare), threads, **place)
+    return official_rate(Path(compare), threads, prefix=prefix, weights=weights)
 
 
 def _roofline(model: Model, rate: float, bandwidths: Sequence[float]) -> dict[str, float]:
@@ -226,7 +224,3 @@ def _inputs(model: Model, length: int) -> Any:
     if model.takes_ids:
         return rng.integers(0, model.output_width, length)
     return rng.standard_normal((length, model.output_width)).astype(np.float32)
-
-
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    """Nobody asked for progress."""

@@ -1,26 +1,26 @@
 """The verbs behind the command line, for programs. Exporter modules are imported inside, because they load torch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlstm_edge_runtime.errors import DependencyError, InputError, shown
-from xlstm_edge_runtime.manifest import MANIFEST, Manifest, read_manifest
+from xlstm_edge_runtime.manifest import Manifest, has_manifest, read_manifest
+from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.reading import check_path
 from xlstm_edge_runtime.verify import Check, verify_bundle
 
-from .report import describe_bundle, describe_checkpoint
+from .facts import describe_bundle, describe_checkpoint
 
 if TYPE_CHECKING:
     from xlstm_edge_exporters.checkpoints import Checkpoint
     from xlstm_edge_exporters.recipe import Recipe
 
-Progress = Callable[[str, int, int], None]
 EXPORT_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "yaml"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Bundle:
     """An exported bundle: where it is, what it says of itself, and what the export took from the checkpoint and left."""
 
@@ -31,49 +31,119 @@ class Bundle:
     def __fspath__(self) -> str:
         return str(self.path)
 
+    def __repr__(self) -> str:
+        return f"Bundle({str(self.path)!r}: {self.manifest.summary()})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """Options of an export as a caller gives them: the fields of `xlstm_edge_exporters.recipe.Recipe`; None is not given."""
+
+    flavour: str | None = None
+    chunk: int | None = None
+    all_logits: bool | None = None
+    quantize: str | None = None
+    method: str | None = None
+    calibrate: str | Path | None = None
+    block_size: int | None = None
+    embedding_bits: int | None = None
+    head_bits: int | None = None
+    target_mb: float | None = None
+    target_bpw: float | None = None
+    keep: Mapping[str, int] | None = None
+    tokenizer: str | Path | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that were given, by name, paths as text."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: str(v) if isinstance(v, Path) else v for name, v in values.items() if v is not None}
+
 
 def export(
     checkpoint: str | Path,
     bundle: str | Path,
     *,
+    flavour: str | None = None,
+    chunk: int | None = None,
+    all_logits: bool | None = None,
+    quantize: str | None = None,
+    method: str | None = None,
+    calibrate: str | Path | None = None,
+    block_size: int | None = None,
+    embedding_bits: int | None = None,
+    head_bits: int | None = None,
+    target_mb: float | None = None,
+    target_bpw: float | None = None,
+    keep: Mapping[str, int] | None = None,
+    tokenizer: str | Path | None = None,
+    recipe: str | Path | None = None,
     prefix: str | None = None,
     weights: str | None = None,
-    recipe: str | Path | None = None,
     force: bool = False,
-    progress: Progress | None = None,
-    **options: Any,
+    progress: Progress = no_progress,
 ) -> Bundle:
     """Export a checkpoint (folder or weights file) to a bundle folder.
 
-    Where a checkpoint holds several models, or the xLSTM is a part of a larger net, `prefix` names the one to take by
-    what stands before its tensors' names, and `weights` the file of a folder, the key inside a torch file, or FILE:KEY.
-    `options` are the fields of `xlstm_edge_exporters.recipe.Recipe`: flavour ("ort" or "portable"), chunk (most tokens of
-    one call, ort only), all_logits, quantize ("int8", "int4", "mixed"), method ("rtn", "gptq"), calibrate (a text file),
-    group_size, embedding_bits, head_bits, keep ({pattern: bits}), target_mb, target_bpw, tokenizer (a file, "byte" or
-    "none"). They override those of the TOML file `recipe`. The bundle's `notes` say in a line each what else there is to
-    know, as that it has no text. Raises an XlstmEdgeError and writes nothing if anything is wrong.
+    The first options are the fields of `xlstm_edge_exporters.recipe.Recipe`: `flavour` "ort" or "portable", `chunk` the most
+    tokens of one call (ort only), `quantize` "int8", "int4" or "mixed", `method` "rtn" or "gptq", `calibrate` a text file,
+    `keep` {pattern: bits}, `tokenizer` a file, "byte" or "none". They override those of the TOML file `recipe`; None is
+    not given. Where a checkpoint holds several models, or the xLSTM is a part of a larger net, `prefix` names the one to
+    take by what stands before its tensors' names, and `weights` the file of a folder, the key inside a torch file, or
+    FILE:KEY. The bundle's `notes` say in a line each what else there is to know, as that it has no text.
+
+    Raises an XlstmEdgeError if anything is wrong; then nothing has been written, and what `force` would replace stands.
     """
+    options = ExportOptions(
+        flavour=flavour,
+        chunk=chunk,
+        all_logits=all_logits,
+        quantize=quantize,
+        method=method,
+        calibrate=calibrate,
+        block_size=block_size,
+        embedding_bits=embedding_bits,
+        head_bits=head_bits,
+        target_mb=target_mb,
+        target_bpw=target_bpw,
+        keep=keep,
+        tokenizer=tokenizer,
+    )
+    return export_with(
+        checkpoint, bundle, options, recipe=recipe, prefix=prefix, weights=weights, force=force, progress=progress
+    )
+
+
+def export_with(
+    checkpoint: str | Path,
+    bundle: str | Path,
+    options: ExportOptions,
+    *,
+    recipe: str | Path | None = None,
+    prefix: str | None = None,
+    weights: str | None = None,
+    force: bool = False,
+    progress: Progress = no_progress,
+) -> Bundle:
+    """`export`, its options as one value."""
     check_path(checkpoint, "a checkpoint")
-    chosen = check_export(bundle, recipe=recipe, force=force, **options)
+    chosen = check_export(bundle, options, recipe=recipe, force=force)
     source = open_checkpoint(checkpoint, prefix=prefix, weights=weights)
     from xlstm_edge_exporters.export import export_checkpoint  # noqa: PLC0415  # loads torch
 
     notes = list(source.notes.lines())
-    manifest = export_checkpoint(source, bundle, chosen, force=force, progress=progress or _silent, note=notes.append)
+    manifest = export_checkpoint(source, bundle, chosen, force=force, progress=progress, note=notes.append)
     return Bundle(Path(bundle), manifest, tuple(notes))
 
 
 def check_export(
-    bundle: str | Path, *, recipe: str | Path | None = None, force: bool = False, **options: Any
+    bundle: str | Path, options: ExportOptions, *, recipe: str | Path | None = None, force: bool = False
 ) -> "Recipe":
     """What can be said of an export before torch is loaded: the recipe, or InputError for options and paths."""
-    from xlstm_edge_exporters.place import refuse_target  # noqa: PLC0415  # an extra
-    from xlstm_edge_exporters.recipe import KINDS, read_recipe  # noqa: PLC0415  # same
+    from xlstm_edge_exporters.output_folder import refuse_target  # noqa: PLC0415  # an extra
+    from xlstm_edge_exporters.recipe import read_recipe  # noqa: PLC0415  # same
 
-    if unknown := sorted(options.keys() - KINDS.keys()):
-        raise InputError(f"expected options among {', '.join(KINDS)}, came {', '.join(unknown)}; correct them")
     place = check_path(bundle, "a folder for the bundle")
-    chosen = read_recipe(None if recipe is None else check_path(recipe, "a TOML file"), options)
+    chosen = read_recipe(None if recipe is None else check_path(recipe, "a TOML file"), options.given())
     refuse_target(place, force)
     return chosen
 
@@ -86,37 +156,29 @@ def verify(
     weights: str | None = None,
     tokenizer: str | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> list[Check]:
     """All checks of a bundle, also against its checkpoint if given; VerificationError for the first that fails.
 
     `prefix`, `weights` and `tokenizer` as they were for the export.
     """
-    report, checks = progress or _silent, list[Check]()
-    report("verifying", 0, 0)
+    checks = list[Check]()
+    progress("verifying", 0, 0)
     checks += verify_bundle(bundle, threads=threads)
     if against is not None:
         source = open_checkpoint(against, prefix=prefix, weights=weights)
         from xlstm_edge_exporters.verify import verify_against  # noqa: PLC0415  # loads torch
 
-        checks += verify_against(bundle, source, tokenizer=tokenizer, threads=threads, progress=report)
+        checks += verify_against(bundle, source, tokenizer=tokenizer, threads=threads, progress=progress)
     return checks
 
 
 def inspect(path: str | Path, *, prefix: str | None = None, weights: str | None = None) -> dict[str, Any]:
     """What a bundle or a checkpoint is: family, dimensions, state table, files; as plain data."""
     check_path(path, "a bundle or checkpoint")
-    if is_bundle(path):
+    if has_manifest(path):
         return describe_bundle(read_manifest(path))
     return describe_checkpoint(open_checkpoint(path, prefix=prefix, weights=weights))
-
-
-def is_bundle(path: str | Path) -> bool:
-    """Whether a path is a folder with a manifest, whatever is in it."""
-    try:
-        return (Path(path) / MANIFEST).exists()
-    except (OSError, ValueError):  # a name that no file system takes
-        return False
 
 
 def load_exporters() -> None:
@@ -127,7 +189,7 @@ def load_exporters() -> None:
         if error.name not in EXPORT_PACKAGES:
             raise
         raise DependencyError(
-            f"expected the package {error.name} for reading checkpoints, came none; pip install 'xlstm-edge[export]'"
+            f"expected the package {error.name} for reading checkpoints, got none; pip install 'xlstm-edge[export]'"
         ) from error
 
 
@@ -136,12 +198,8 @@ def open_checkpoint(path: str | Path, *, prefix: str | None = None, weights: str
     check_path(path, "a checkpoint")
     for name, value in (("prefix", prefix), ("weights", weights)):
         if value is not None and not isinstance(value, str):
-            raise InputError(f"expected {name} as text, came {shown(value)}; correct it")
+            raise InputError(f"expected {name} as text, got {shown(value)}; correct it")
     load_exporters()
     from xlstm_edge_exporters import checkpoints  # noqa: PLC0415  # loads torch
 
     return checkpoints.open_checkpoint(path, prefix=prefix, weights=weights)
-
-
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    """Nobody asked for progress."""

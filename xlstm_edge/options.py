@@ -7,6 +7,19 @@ import typer
 
 from xlstm_edge_runtime.errors import InputError
 
+from .terminal import err
+
+
+def _quiet(value: bool) -> None:
+    err.quiet = err.quiet or value
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print results and errors only.", callback=_quiet, expose_value=False)
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="as tuned, else all cores")]
+Bundle = Annotated[Path, typer.Argument(help="Bundle folder.", metavar="BUNDLE")]
 Checkpoint = Annotated[
     Path,
     typer.Argument(help="Checkpoint folder, or a weights file with its config beside it.", metavar="CHECKPOINT"),
@@ -35,6 +48,27 @@ DepthPlot = Annotated[
 Compare = Annotated[
     Path | None, typer.Option(help="Alternate with the original checkpoint in PyTorch.", metavar="CHECKPOINT")
 ]
+FloatModel = Annotated[
+    Path | None, typer.Option(help="The float model: a checkpoint or a bundle.", metavar="CHECKPOINT_OR_BUNDLE")
+]
+Tokens = Annotated[
+    int | None, typer.Option(min=32, help="Tokens of the text to use.", show_default="4096; all with --positions")
+]
+Positions = Annotated[
+    bool,
+    typer.Option(
+        "--positions",
+        help="Perplexity by position: one stream over the text, beside windows that begin anew.",
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens of a window of --positions.", show_default="the length of the training"),
+]
+QualityPlot = Annotated[
+    Path | None,
+    typer.Option("--plot", help="Draw size against KL, or perplexity over position.", metavar="FILE.png"),
+]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.", metavar="BUNDLE")]
 Flavour = Annotated[
     Literal["ort", "portable"] | None,
@@ -54,10 +88,14 @@ Method = Annotated[
 Calibrate = Annotated[
     Path | None, typer.Option(help="Text, like the model's own, that gptq and mixed learn from.", metavar="FILE")
 ]
-GroupSize = Annotated[
+BlockSize = Annotated[
     int | None,
-    typer.Option(help="Weights that share a scale, 16 to 256.", show_default="gptq 256; rtn 32, int8 128"),
+    typer.Option(
+        help="Weights that share a scale, 16 to 256.",
+        show_default="gptq 256; rtn 32, int8 128",
+    ),
 ]
+GroupSize = Annotated[int | None, typer.Option(hidden=True)]  # what other tools call the block size
 EmbeddingBits = Annotated[
     int | None, typer.Option(help="2, 4, 8 or 32 for the embedding.", show_default="as --quantize")
 ]
@@ -121,6 +159,6 @@ def patterns(words: list[str]) -> dict[str, int]:
     for word in words:
         pattern, _, bits = word.rpartition("=")
         if not pattern or not bits.isdecimal():
-            raise InputError(f"expected --keep PATTERN=BITS, came {word!r}; write for example 'blocks.0.*=8'")
+            raise InputError(f"expected --keep PATTERN=BITS, got {word!r}; write for example 'blocks.0.*=8'")
         patterns[pattern] = int(bits)
     return patterns

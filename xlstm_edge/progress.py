@@ -1,16 +1,17 @@
 """Progress bars on standard error, one a stage; silent where nobody looks."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 from rich.text import Text
+
+from xlstm_edge_runtime.progress import Progress
 
 from . import facade
 from .terminal import instant_interrupt
-
-Report = Callable[[str, int, int], None]
 
 
 class CountColumn(ProgressColumn):
@@ -22,28 +23,28 @@ class CountColumn(ProgressColumn):
 
 
 @contextlib.contextmanager
-def bars(console: Console) -> Iterator[Report]:
-    """Yield `report(stage, done, total)`; each new stage gets a bar, a moving one while `total` is 0 (not known)."""
+def bars(console: Console) -> Iterator[Progress]:
+    """Yield a `Progress`; each new stage gets a bar, a moving one while `total` is 0 (not known)."""
     columns = (TextColumn("{task.description:<14}"), BarColumn(), CountColumn(), TimeElapsedColumn())
     hidden = console.quiet or not console.is_terminal
-    with Progress(*columns, console=console, disable=hidden) as progress:
+    with Bars(*columns, console=console, disable=hidden) as shown:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                _finish(progress)
-                tasks[stage] = progress.add_task(stage, total=total or None)
-            progress.update(tasks[stage], completed=done, total=total or None)
+                _finish(shown)
+                tasks[stage] = shown.add_task(stage, total=total or None)
+            shown.update(tasks[stage], completed=done, total=total or None)
 
         yield report
-        _finish(progress)
+        _finish(shown)
 
 
 @contextlib.contextmanager
-def until_done(console: Console) -> Iterator[Report]:
+def until_done(console: Console) -> Iterator[Progress]:
     """As `bars`, from the first report until a stage is complete: afterwards the terminal belongs to what is printed."""
     with contextlib.ExitStack() as stack:
-        shown: list[Report] = []
+        shown: list[Progress] = []
 
         def report(stage: str, done: int, total: int) -> None:
             if not shown:
@@ -56,15 +57,15 @@ def until_done(console: Console) -> Iterator[Report]:
         yield report
 
 
-def _finish(progress: Progress) -> None:
+def _finish(shown: Bars) -> None:
     """A stage that could not tell how long it takes is over when the next begins."""
-    for task in progress.tasks:
+    for task in shown.tasks:
         if task.total is None:
-            progress.update(task.id, completed=1, total=1)
+            shown.update(task.id, completed=1, total=1)
 
 
-def load_exporters(report: Report) -> None:
+def load_exporters(progress: Progress) -> None:
     """torch takes seconds, in which Ctrl-C must work and somebody is looking."""
-    report("loading torch", 0, 0)
+    progress("loading torch", 0, 0)
     with instant_interrupt():
         facade.load_exporters()

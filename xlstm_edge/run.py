@@ -7,29 +7,29 @@ the tokenizer; its ids are fed in pieces, with progress.
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from xlstm_edge_runtime import Finish, Piece, load, stream_text
+from xlstm_edge_runtime import Finish, GenerationOptions, Piece, load
 from xlstm_edge_runtime.errors import InputError
+from xlstm_edge_runtime.progress import Progress, no_progress
+from xlstm_edge_runtime.text import start_stream
 
-from .report import peak_memory
+from .memory import peak_memory
 
 LARGEST_PROMPT = 16 << 20
 PART = 1 << 20
 LONGEST_ID = 20  # digits
 
-Report = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """What to run; `options` go to `stream_text` over the bundle's own defaults."""
+    """What to run; `options` go over the bundle's own defaults."""
 
     bundle: Path
     prompt: str
-    options: dict[str, Any]
+    options: GenerationOptions = field(default_factory=GenerationOptions)
     stop: Sequence[str] = ()
     threads: int | None = None
     echo: bool = False
@@ -54,7 +54,7 @@ class IdText:
         parts = re.split(r"[\s,]+", text.strip())
         if not all(part.isascii() and part.isdecimal() and len(part) < LONGEST_ID for part in parts):
             raise InputError(
-                f"expected token ids like '5 17 3' (this bundle has no tokenizer), came {text[:40]!a}; pass ids"
+                f"expected token ids like '5 17 3' (this bundle has no tokenizer), got {text[:40]!a}; pass ids"
             )
         return [int(part) for part in parts]
 
@@ -88,46 +88,52 @@ class IdText:
 def read_prompt(prompt: str | None, file: str | None) -> str:
     """The prompt from the argument, a file, or standard input; InputError if there is none, or two."""
     if prompt is not None and file is not None:
-        raise InputError("expected a prompt or --file, came both; pass one of them")
+        raise InputError("expected a prompt or --file, got both; pass one of them")
     if file is not None and file != "-":
         return _not_empty(read_text(Path(file), "a prompt"))
     if prompt is not None and prompt != "-":
         return _not_empty(prompt)
     if prompt is None and file is None and sys.stdin.isatty():
-        raise InputError("expected a prompt, came none; pass it as an argument, with --file, or on standard input")
+        raise InputError("expected a prompt, got none; pass it as an argument, with --file, or on standard input")
     return _not_empty(_decode(_read(sys.stdin.buffer, "standard input"), "standard input"))
 
 
 def run_bundle(
-    request: RunRequest, write: Callable[[str], Any] | None, progress: Report | None = None
+    request: RunRequest,
+    write: Callable[[str], Any] | None,
+    progress: Progress = no_progress,
+    *,
+    write_prompt: Callable[[str], Any] | None = None,
 ) -> dict[str, Any]:
     """Stream to `write` if given; returns text, finish reason, usage, speed and memory.
+
+    An echoed prompt goes to `write_prompt`, or where the rest goes.
 
     `progress("prompt", done, total)` is told of prompts longer than one call of the graph.
     """
     model = load(request.bundle, threads=request.threads)
     if not model.takes_ids:
         raise InputError(
-            "expected a bundle that takes tokens, came a stack of float vectors; use session.prefill from Python"
+            "expected a bundle that takes tokens, got a stack of float vectors; use session.prefill from Python"
         )
-    if (last := max(request.options.get("stop_ids") or (0,))) >= model.output_width:
+    if (last := max(request.options.stop_ids or (0,))) >= model.output_width:
         raise InputError(
-            f"expected --stop-id below {model.output_width}, came {last}; pass ids of this bundle's vocabulary"
+            f"expected --stop-id below {model.output_width}, got {last}; pass ids of this bundle's vocabulary"
         )
     texts: list[str] = []
     finish: Finish | None = None
     session = model.session()
 
     def on_prompt(done: int, total: int) -> None:
-        if progress is not None and total > model.chunk:
+        if total > model.chunk:
             progress("prompt", done, total)
 
     tokenizer = IdText(model.output_width) if model.manifest.tokenizer.kind == "none" else None
-    events = stream_text(
-        session, request.prompt, stop=request.stop, tokenizer=tokenizer, on_prompt=on_prompt, **request.options
+    events = start_stream(
+        session, request.prompt, request.options, stop=request.stop, tokenizer=tokenizer, on_prompt=on_prompt
     )
     if write is not None and request.echo:
-        write(request.prompt + (" " if isinstance(tokenizer, IdText) else ""))
+        (write_prompt or write)(request.prompt + (" " if isinstance(tokenizer, IdText) else ""))
     for event in events:
         if isinstance(event, Piece):
             if write is None:
@@ -166,15 +172,15 @@ def read_text(path: Path, what: str = "a text", limit: int | None = None) -> str
     where = f"{str(path)[:200]!a}"
     try:
         if path.exists() and not path.is_file():  # a pipe that nobody writes to would make `open` wait for ever
-            raise InputError(f"expected {what} in a file at {where}, came no regular file; pass another")
+            raise InputError(f"expected {what} in a file at {where}, got no regular file; pass another")
         with path.open("rb") as file:
             return _decode(_read(file, str(path), limit), str(path))
     except OSError as error:
-        raise InputError(f"expected {what} in a file at {where}, came {error.strerror}; check the path") from error
+        raise InputError(f"expected {what} in a file at {where}, got {error.strerror}; check the path") from error
     except ValueError as error:  # a zero byte
         if isinstance(error, InputError):
             raise
-        raise InputError(f"expected {what} in a file, came {where}, which is no path; check the path") from error
+        raise InputError(f"expected {what} in a file, got {where}, which is no path; check the path") from error
 
 
 def _read(file: BinaryIO, where: str, limit: int | None = None) -> bytes:
@@ -185,7 +191,7 @@ def _read(file: BinaryIO, where: str, limit: int | None = None) -> bytes:
         size += len(part)
         if size > limit:
             raise InputError(
-                f"expected at most {limit:,} bytes of text, came more in {where[:200]!a}; shorten it, "
+                f"expected at most {limit:,} bytes of text, got more in {where[:200]!a}; shorten it, "
                 "or feed it to a session from Python"
             )
         parts.append(part)
@@ -196,10 +202,10 @@ def _decode(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"expected UTF-8 text in {where[:200]!a}, came other bytes; convert it") from error
+        raise InputError(f"expected UTF-8 text in {where[:200]!a}, got other bytes; convert it") from error
 
 
 def _not_empty(prompt: str) -> str:
     if not prompt:
-        raise InputError("expected a prompt, came an empty one; write at least one character")
+        raise InputError("expected a prompt, got an empty one; write at least one character")
     return prompt

@@ -23,10 +23,12 @@ from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.errors import InputError, VerificationError, XlstmEdgeError, printable
 
 from .streams import INTERRUPTED, leave_at_once
+from .usage import is_usage_error, usage_sentence
 
 FAILED_CHECK, BAD_INPUT, FAULT = 1, 2, 70
 LONGEST_MESSAGE = 1000
 UNPRINTABLE = re.compile(r"[^ -~]")
+DIM, NOT_DIM = "\x1b[2m", "\x1b[22m"
 SHOW_TRACEBACK = "XLSTM_EDGE_TRACEBACK"
 
 
@@ -73,7 +75,7 @@ def _told() -> Iterator[None]:
         _discard_output()
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"expected to write to standard output, came {reason}; redirect it to a place with room"
+            f"expected to write to standard output, got {reason}; redirect it to a place with room"
         ) from error
 
 
@@ -94,6 +96,16 @@ def write_foreign(text: str) -> None:
     if sys.stdout.isatty():
         text = "".join(c if c in "\n\t" else printable(c) for c in text)
     write_out(text)
+
+
+def write_prompt(text: str) -> None:
+    """Print a prompt before what continues it: dim where a terminal shows colours, so that the two are told apart."""
+    styled = out.is_terminal and not out.no_color and not out.is_dumb_terminal
+    if styled:
+        write_out(DIM)
+    write_foreign(text)
+    if styled:
+        write_out(NOT_DIM)
 
 
 def show(renderable: Any) -> None:
@@ -184,20 +196,17 @@ def _explain(error: BaseException) -> tuple[int, str]:
         codes = {VerificationError: FAILED_CHECK, KeyboardInterrupt: INTERRUPTED}
         return codes.get(type(error), BAD_INPUT), str(error) or "interrupted"
     if isinstance(error, MemoryError):
-        return BAD_INPUT, "expected enough memory for this, came none; close other programs or use a smaller model"
+        return BAD_INPUT, "expected enough memory for this, got none; close other programs or use a smaller model"
     if isinstance(error, OSError) and error.filename is not None:  # a file that no caller expected to fail
-        return BAD_INPUT, f"expected to use {error.filename}, came {error.strerror}; check the path and its permissions"
+        return BAD_INPUT, f"expected to use {error.filename}, got {error.strerror}; check the path and its permissions"
     if isinstance(error, OSError) and error.errno is not None:  # help on an output that takes no more
         _discard_output()
-        return BAD_INPUT, f"expected to write all of it, came {error.strerror}; redirect it to a place with room"
-    if hasattr(error, "format_message"):  # a usage error of typer, whose class moves between its versions
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "xlstm-edge"
-        reason = " ".join(str(error.format_message()).split()).rstrip(".")
-        return BAD_INPUT, f"expected other words after {path}, came: {reason}; see {path} --help"
+        return BAD_INPUT, f"expected to write all of it, got {error.strerror}; redirect it to a place with room"
+    if is_usage_error(error):
+        return BAD_INPUT, usage_sentence(error)
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return FAULT, (
-        f"expected no such failure, came {reason}; this is a fault of xlstm-edge {__version__}: please report it with what "
+        f"expected no such failure, got {reason}; this is a fault of xlstm-edge {__version__}: please report it with what "
         f"the same command prints under {SHOW_TRACEBACK}=1"
     )
 

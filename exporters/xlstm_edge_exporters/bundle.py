@@ -16,19 +16,22 @@ import onnx_ir as ir
 
 from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.errors import CheckpointError
-from xlstm_edge_runtime.manifest import MANIFEST, VECTORS, Dimensions, FileEntry, GraphInfo, Manifest, file_entry
+from xlstm_edge_runtime.layout import GRAPH, MANIFEST, VECTORS
+from xlstm_edge_runtime.manifest import Dimensions, FileEntry, GraphInfo, Manifest, file_entry
+from xlstm_edge_runtime.manifest_sections import Quantization, TensorQuantization
+from xlstm_edge_runtime.progress import Progress, no_progress
 
 from .checkpoints import Checkpoint
 from .checkpoints.files import sha256
-from .data import save_graph
-from .place import GRAPH, placed, refuse_target
+from .external_data import save_graph
+from .output_folder import placed, refuse_target
 from .quantize.plan import Plan
 from .quantize.read import read_weights
 from .quantize.rewrite import QuantizeGraph
 from .quantize.sources import Load, Quantizer, quantized_sources, round_to_nearest
-from .reference import Progress, iterate_names, no_progress
+from .reference import iterate_names
 from .spec import MLSTM, SLSTM, ModelSpec, UpMLSTM
-from .special import TextSide, text_side
+from .text_assets import TextAssets, read_text_assets
 from .trace import GraphOptions, graph_states, input_name, output_name, trace
 from .vectors import make_vectors, vectors_json
 from .weights import FloatArray, Weight
@@ -45,7 +48,7 @@ def write_bundle(
     plan: Plan | None = None,
     quantizer: Quantizer = round_to_nearest,
     recipe: Mapping[str, Any] | None = None,
-    text: TextSide | None = None,
+    text: TextAssets | None = None,
     force: bool = False,
     progress: Progress = no_progress,
 ) -> Manifest:
@@ -57,14 +60,14 @@ def write_bundle(
     refuse_target(Path(out), force)
     out = Path(out).resolve()
     _audit(checkpoint)
-    text = text or text_side(checkpoint)
+    text = text or read_text_assets(checkpoint)
     with placed(out, force) as folder:
         progress("tracing", 0, 0)
         model = trace(checkpoint.spec, options)
         write_graph(model, checkpoint, folder, progress, plan=plan, quantizer=quantizer)
         stored = read_weights(folder / GRAPH)
-        groups = {name: scheme.group for name, scheme in (plan or {}).items()}
-        vectors = make_vectors(checkpoint.spec, stored, groups, chunk=options.chunk, progress=progress)
+        block_sizes = {name: scheme.block_size for name, scheme in (plan or {}).items()}
+        vectors = make_vectors(checkpoint.spec, stored, block_sizes, chunk=options.chunk, progress=progress)
         (folder / VECTORS).write_text(vectors_json(vectors), encoding="utf-8")
         if text.document is not None and text.info.file is not None:
             (folder / text.info.file).write_bytes(text.document)
@@ -97,9 +100,9 @@ def write_graph(
 def describe(
     checkpoint: Checkpoint,
     options: GraphOptions,
-    text: TextSide,
+    text: TextAssets,
     files: dict[str, FileEntry],
-    quantization: Mapping[str, Any],
+    quantization: Quantization,
 ) -> Manifest:
     """The manifest of a finished folder."""
     spec = checkpoint.spec
@@ -139,23 +142,23 @@ def count_parameters(spec: ModelSpec) -> int:
     return sum(prod(shape) for _, shape in iterate_names(spec))
 
 
-def _quantization(plan: Plan, recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _quantization(plan: Plan, recipe: Mapping[str, Any]) -> Quantization:
     """How the tensors were quantized: the recipe, and what it came to for each."""
-    tensors = {name: {"bits": scheme.bits, "group": scheme.group} for name, scheme in plan.items()}
-    return {"recipe": dict(recipe), "tensors": tensors} if plan else {}
+    tensors = {name: TensorQuantization(scheme.bits, scheme.block_size) for name, scheme in plan.items()}
+    return Quantization(dict(recipe), tensors) if plan else Quantization()
 
 
 def _audit(checkpoint: Checkpoint) -> None:
     """Every canonical parameter has a weight of its shape, and no weight is left over: a loader's own check."""
     wanted = dict(iterate_names(checkpoint.spec))
-    came = {name: weight.shape for name, weight in checkpoint.weights.items()}
-    if wanted != came:
-        odd = sorted(name for name in wanted.keys() | came.keys() if wanted.get(name) != came.get(name))
-        raise CheckpointError(f"expected the loader to fill each parameter, came a mismatch at {odd[:4]}; report this")
+    got = {name: weight.shape for name, weight in checkpoint.weights.items()}
+    if wanted != got:
+        odd = sorted(name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name))
+        raise CheckpointError(f"expected the loader to fill each parameter, got a mismatch at {odd[:4]}; report this")
 
 
 def _finite(name: str, weight: Weight) -> FloatArray:
     array = weight.load()
     if not np.isfinite(array).all():
-        raise CheckpointError(f"expected finite weights, came NaN or infinity in {name}; train or download it again")
+        raise CheckpointError(f"expected finite weights, got NaN or infinity in {name}; train or download it again")
     return array

@@ -62,7 +62,7 @@ class UpMLSTMLayer(nn.Module):
         x, z = ops.split(ops.linear(u, self.up.weight, self.up.bias), [inner, inner])
         x = x.transpose(1, 2)
         c, window = ops.causal_conv_silu(x, self.conv.weight, _bias(self.conv), state.get("conv"))
-        qkv = ops.grouped(torch.cat([c, c, x], 1), self.qkv.weight, self.qkv.bias).transpose(1, 2)
+        qkv = ops.block_diagonal(torch.cat([c, c, x], 1), self.qkv.weight, self.qkv.bias).transpose(1, 2)
         cell = (state["C"], state["n"], state["m"])
         q, k, v = ops.split(qkv, [inner] * 3)
         h, (C, n, m) = ops.mlstm(q, k, v, ops.linear(qkv, self.gates.weight, self.gates.bias), cell, self.spec.eps)
@@ -124,7 +124,7 @@ class SLSTMLayer(nn.Module):
         u = c = u.transpose(1, 2)
         if spec.conv_kernel:
             c, window = ops.causal_conv_silu(u, self.conv.weight, _bias(self.conv), state.get("conv"))
-        wx = ops.grouped(torch.cat([c, u], 1), self.gates.weight, self.gates.bias)
+        wx = ops.block_diagonal(torch.cat([c, u], 1), self.gates.weight, self.gates.bias)
         cell = (state["y"], state["c"], state["n"], state["m"])
         h, (y, cc, n, m) = ops.slstm(wx, self.recurrent, cell)
         h = ops.head_norm(h, self.head_norm.weight, self.head_norm.bias, spec.head_norm)

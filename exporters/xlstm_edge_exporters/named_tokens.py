@@ -31,11 +31,9 @@ def _named(settings: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, bool
     """Tokens and their flags, as far as files state them."""
     config, roles, by_id = settings
     decoder = config.get("added_tokens_decoder")
-    entries = (
-        {int(key): value for key, value in decoder.items() if key.isdecimal()} if isinstance(decoder, dict) else {}
-    )
-    for _, value in sorted(entries.items()):
-        yield from _token(value, special=False)
+    decoder = decoder if isinstance(decoder, dict) else {}
+    for key in sorted((key for key in decoder if key.isdecimal()), key=int):
+        yield from _token(decoder[key], special=False)
     plain = {name: index for name, index in by_id.items() if isinstance(index, int)}
     for name in sorted(plain, key=lambda name: plain[name]):
         yield from _token(name, special=False)
@@ -44,9 +42,15 @@ def _named(settings: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, bool
             if key.endswith("_token"):
                 yield from _token(value, special=True)
             elif key in ("additional_special_tokens", "extra_special_tokens"):
-                values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-                for one in values:
+                for one in _members(value):
                     yield from _token(one, special=True)
+
+
+def _members(value: Any) -> list[Any]:
+    """Extra tokens come as a list, or by role; anything else holds none."""
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
 
 
 def _token(value: Any, *, special: bool) -> Iterator[tuple[str, dict[str, bool]]]:

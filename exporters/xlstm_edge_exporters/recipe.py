@@ -3,7 +3,7 @@
 quantize = "int4"
 method = "gptq"
 calibrate = "calibration.txt"
-group_size = 64
+block_size = 64
 
 [keep]
 "blocks.0.*" = 8
@@ -16,18 +16,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlstm_edge_runtime.contract import LARGEST_CHUNK, RECIPE
 from xlstm_edge_runtime.errors import InputError, printable, shown, shown_path
-from xlstm_edge_runtime.reading import read_bytes
+from xlstm_edge_runtime.manifest_sections import LARGEST_CHUNK, RECIPE
+from xlstm_edge_runtime.reading import LARGEST_TEXT, read_bytes
 
-from .quantize.plan import PRESETS, QuantizeOptions
+from .quantize.scheme import BITS, Scheme
 
 LARGEST_RECIPE = 64 << 10
 MOST_DOTS = 100  # of one line: tomllib needs time and memory by their square
 LARGEST_NUMBER, LARGEST_TARGET = 1 << 62, 1e9
-LARGEST_TEXT = 64 << 20
-GPTQ_GROUP, RTN_GROUP = 256, {"int8": 128}
+GPTQ_BLOCK_SIZE, RTN_BLOCK_SIZE = 256, {"int8": 128}
 KINDS = RECIPE
+SAID: dict[type | tuple[type, ...], str] = {
+    str: "text",
+    int: "an integer",
+    bool: "true or false",
+    (int, float): "a number",
+    dict: "patterns of names with their bits",
+}
+PRESETS = {"int8": 8, "int4": 4}
+KEEP_FLOAT = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +44,7 @@ class Recipe:
 
     `method` None means gptq where there is a text to calibrate on, rtn (round to nearest) where there is none.
     `tokenizer` is "byte", "none" or a tokenizer.json; None takes what the checkpoint has beside it.
-    `group_size` None means 32 for rtn (128 for int8) and 256 for gptq, which holds the quality at the larger, faster group.
+    `block_size` None means 32 for rtn (128 for int8) and 256 for gptq, which holds the quality at the larger, faster size.
     """
 
     flavour: str = "ort"
@@ -45,7 +53,7 @@ class Recipe:
     quantize: str | None = None
     method: str | None = None
     calibrate: str | None = None
-    group_size: int | None = None
+    block_size: int | None = None
     embedding_bits: int | None = None
     head_bits: int | None = None
     target_mb: float | None = None
@@ -54,56 +62,68 @@ class Recipe:
     tokenizer: str | None = None
 
     def __post_init__(self) -> None:
+        for name in KINDS:
+            _check_type(name, getattr(self, name))
         if self.flavour not in ("ort", "portable"):
-            raise InputError(f"expected flavour ort or portable, came {shown(self.flavour)}; choose one")
+            raise InputError(f"expected flavour ort or portable, got {shown(self.flavour)}; choose one")
         if isinstance(self.chunk, bool) or not isinstance(self.chunk, int) or not 1 <= self.chunk <= LARGEST_CHUNK:
             raise InputError(
-                f"expected a chunk of 1 to {LARGEST_CHUNK} tokens, came {shown(self.chunk)}; 64 is a good choice"
+                f"expected a chunk of 1 to {LARGEST_CHUNK} tokens, got {shown(self.chunk)}; 64 is a good choice"
             )
         if self.quantize not in (None, "mixed", *PRESETS):
-            raise InputError(f"expected quantize int8, int4 or mixed, came {shown(self.quantize)}; choose one")
+            raise InputError(f"expected quantize int8, int4 or mixed, got {shown(self.quantize)}; choose one")
         if self.quantize is not None and self.flavour == "portable":
             raise InputError(
-                "expected float32 for the portable flavour, came --quantize; its opset has no group-wise integers"
+                "expected float32 for the portable flavour, got --quantize; its opset has no block-wise integers"
             )
         self._check_calibration()
+        if self.quantize is not None:
+            self._check_bits()
+
+    def _check_bits(self) -> None:
+        Scheme(self.bits, self.chosen_block_size)
+        if self.method not in (None, "rtn", "gptq"):
+            raise InputError(f"expected method rtn or gptq, got {shown(self.method)}; choose one")
+        if wrong := [pattern for pattern in self.keep if not isinstance(pattern, str)]:
+            raise InputError(f"expected patterns of names in keep, got {shown(wrong[0])}; correct it")
+        for bits in (self.embedding_bits, self.head_bits, *self.keep.values()):
+            if bits is not None and (type(bits) is not int or bits not in (*BITS, KEEP_FLOAT)):
+                raise InputError(f"expected 2, 4, 8 or 32 bits, got {shown(bits)}; no CPU kernel runs others")
 
     def _check_calibration(self) -> None:
         needs = self.method == "gptq" or self.quantize == "mixed"
         if needs and self.quantize is not None and self.calibrate is None:
             raise InputError(
-                f"expected a calibration text for {self.chosen_method} {self.quantize}, came none; pass --calibrate FILE"
+                f"expected a calibration text for {self.chosen_method} {self.quantize}, got none; pass --calibrate FILE"
             )
-        given = (self.calibrate, self.keep, self.head_bits, self.embedding_bits, self.method, self.group_size)
+        given = (self.calibrate, self.keep, self.head_bits, self.embedding_bits, self.method, self.block_size)
         if self.quantize is None and any(value not in (None, {}) for value in given):
-            raise InputError("expected --quantize with quantization options, came none; pass --quantize int4")
+            raise InputError("expected --quantize with quantization options, got none; pass --quantize int4")
         targets = [target for target in (self.target_mb, self.target_bpw) if target is not None]
         if targets and self.quantize != "mixed":
             raise InputError(
-                f"expected a target only with --quantize mixed, came {self.quantize}; pass --quantize mixed"
+                f"expected a target only with --quantize mixed, got {self.quantize}; pass --quantize mixed"
             )
         if len(targets) > 1 or any(not 0 < target < LARGEST_TARGET for target in targets):
-            came = " and ".join(map(shown, targets))
-            raise InputError(f"expected one positive target, came {came}; pass --target-mb or --target-bpw")
+            got = " and ".join(map(shown, targets))
+            raise InputError(f"expected one positive target, got {got}; pass --target-mb or --target-bpw")
 
     @property
     def chosen_method(self) -> str:
         """rtn or gptq."""
         return self.method or ("rtn" if self.calibrate is None else "gptq")
 
-    def quantize_options(self) -> QuantizeOptions:
-        """Options of the plan; mixed precision starts from 4 bits."""
-        method = self.chosen_method
-        default = GPTQ_GROUP if method == "gptq" else RTN_GROUP.get(self.quantize or "", 32)
-        group = self.group_size if self.group_size is not None else default
-        return QuantizeOptions(
-            bits=PRESETS.get(self.quantize or "", 4),
-            group=group,
-            embedding_bits=self.embedding_bits,
-            head_bits=self.head_bits,
-            keep=self.keep,
-            method=method,
-        )
+    @property
+    def bits(self) -> int:
+        """Bits of the dense matrices; embedding and head follow unless given. Mixed precision starts from 4."""
+        return PRESETS.get(self.quantize or "", 4)
+
+    @property
+    def chosen_block_size(self) -> int:
+        """As given, or what fits the method."""
+        if self.block_size is not None:
+            return self.block_size
+        return GPTQ_BLOCK_SIZE if self.chosen_method == "gptq" else RTN_BLOCK_SIZE.get(self.quantize or "", 32)
 
     def as_dict(self) -> dict[str, Any]:
         """What differs from the defaults, for the manifest; the calibration text by its name only."""
@@ -122,8 +142,6 @@ def read_recipe(path: str | Path | None, given: Mapping[str, Any]) -> Recipe:
             if values.get(name, "none") not in ("byte", "none"):
                 values[name] = str(Path(path).parent / values[name])
     recipe = Recipe(**{**values, **{name: value for name, value in given.items() if value is not None}})
-    if recipe.quantize is not None:
-        recipe.quantize_options()  # its own checks, before anything is loaded
     if recipe.calibrate is not None:
         read_calibration(recipe.calibrate)
     return recipe
@@ -135,7 +153,7 @@ def read_calibration(path: str | Path) -> str:
         return read_bytes(Path(path), LARGEST_TEXT).decode("utf-8")
     except (OSError, ValueError) as error:  # ValueError: other bytes, or a name that no file system takes
         raise InputError(
-            f"expected a UTF-8 text of at most {LARGEST_TEXT:,} bytes at {shown_path(path)}, came none; check the path"
+            f"expected a UTF-8 text of at most {LARGEST_TEXT:,} bytes at {shown_path(path)}, got none; check the path"
         ) from error
 
 
@@ -148,18 +166,24 @@ def _read_toml(path: Path) -> dict[str, Any]:
         _check_numbers(values)
     except OSError as error:
         raise InputError(
-            f"expected a recipe at {shown_path(path)}, came {error.strerror or error}; check the path"
+            f"expected a recipe at {shown_path(path)}, got {error.strerror or error}; check the path"
         ) from error
     except (ValueError, RecursionError) as error:  # what tomllib raises, for text and for numbers of many digits
-        raise InputError(f"expected {shown(path.name)} to be TOML, came: {_line(error)}; correct it") from error
-    for name, value in values.items():
+        raise InputError(f"expected {shown(path.name)} to be TOML, got {_line(error)}; correct it") from error
+    for name in values:
         if name not in KINDS:
             raise InputError(
-                f"expected settings among {', '.join(KINDS)} in {shown(path.name)}, came {shown(name)}; correct it"
+                f"expected settings among {', '.join(KINDS)} in {shown(path.name)}, got {shown(name)}; correct it"
             )
-        if not isinstance(value, KINDS[name]) or (isinstance(value, bool) and KINDS[name] is not bool):
-            raise InputError(f"expected {name} in {shown(path.name)} of another type, came {shown(value)}; correct it")
     return values
+
+
+def _check_type(name: str, value: object) -> None:
+    """InputError for a setting of another type; None is not given."""
+    kinds = KINDS[name]
+    if value is None or (isinstance(value, kinds) and (kinds is bool or not isinstance(value, bool))):
+        return
+    raise InputError(f"expected {name} as {SAID[kinds]}, got {shown(value)}; correct it")
 
 
 def _check_numbers(value: object) -> None:

@@ -1,7 +1,7 @@
 """Run the canonical model in plain torch, one block in memory at a time.
 
 The oracle behind test vectors and `verify --against`: float64 by default, no ONNX involved. All tokens go through one
-block before the next is loaded, so the largest checkpoint needs the memory of its largest tensor group, not of itself.
+block before the next is loaded, so the largest checkpoint needs the memory of its largest block, not of itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,21 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from xlstm_edge_runtime.progress import Progress, no_progress
+
 from .model import BlockModule, Model
 from .ops import Ops
 from .ops.parallel import Parallel
 from .ops.reference import Reference
 from .ops.rounded import Rounded
 from .spec import ModelSpec
-from .weights import Weight, Weights
+from .weights import Weights, loaded
 
-Groups = Mapping[str, int]
+BlockSizes = Mapping[str, int]
 Stream = tuple[Tensor, Tensor | None]  # the residual stream, and what is still to be added to it
-Progress = Callable[[str, int, int], None]
-
-
-def no_progress(_label: str, _done: int, _total: int) -> None:
-    """Say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +35,8 @@ class ReferenceRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One way of computing the same: in which float, and with which operations."""
+class Variant:
+    """One variant of computing the same: in which float, and with which operations."""
 
     dtype: torch.dtype = torch.float64
     ops: Callable[[], Parallel] = Parallel
@@ -72,55 +69,56 @@ def run_reference(
     return ReferenceRun(outputs[0].to(torch.float64).numpy(), arrays)
 
 
-def run_ways(
+def run_variants(
     spec: ModelSpec,
     weights: Weights,
     inputs: NDArray[np.generic],
-    ways: Mapping[str, Way],
+    variants: Mapping[str, Variant],
     *,
-    groups: Groups | None = None,
+    block_sizes: BlockSizes | None = None,
     keep: Sequence[int] | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, NDArray[np.float64]]:
-    """Name of a way -> its outputs, (T, V) or (T, D), all tokens of a block at once; cells as in `run_reference`.
+    """Name of a variant -> its outputs, (T, V) or (T, D), all tokens of a block at once; cells as in `run_reference`.
 
-    `groups` are the group sizes of quantized weights, whose inputs a way may round; `keep` the positions whose outputs
+    `block_sizes` are the block sizes of quantized weights, whose inputs a variant may round; `keep` the positions whose outputs
     are wanted (None: all of them).
     """
-    spec, groups = spec.official(), groups or {}
+    spec, block_sizes = spec.official(), block_sizes or {}
     with torch.no_grad():
-        streams: dict[str, Stream] = {n: (_embed(spec, weights, inputs, way.dtype), None) for n, way in ways.items()}
+        streams: dict[str, Stream] = {
+            n: (_embed(spec, weights, inputs, variant.dtype), None) for n, variant in variants.items()
+        }
         progress("reference", 0, len(spec.blocks))
         for index in range(len(spec.blocks)):
             prefix = f"blocks.{index}."
-            held = _held(weights, prefix)
-            for dtype in {way.dtype for way in ways.values()}:
-                block = _block(spec, held, index, Reference(), dtype)
-                for name, way in ways.items():
-                    if way.dtype == dtype:
-                        _set_ops(block, way, groups, prefix)
+            own = _load_block(weights, prefix)
+            for dtype in {variant.dtype for variant in variants.values()}:
+                block = _block(spec, own, index, Reference(), dtype)
+                for name, variant in variants.items():
+                    if variant.dtype == dtype:
+                        _set_ops(block, variant, block_sizes, prefix)
                         streams[name], _ = _run_block(spec, index, block, streams[name])
             progress("reference", index + 1, len(spec.blocks))
         kept = {name: _at(stream, keep) for name, stream in streams.items()}
-        return {name: _outputs(spec, weights, ways[name], groups, stream) for name, stream in kept.items()}
+        return {name: _outputs(spec, weights, variants[name], block_sizes, stream) for name, stream in kept.items()}
 
 
-def _held(weights: Weights, prefix: str) -> Weights:
+def _load_block(weights: Weights, prefix: str) -> Weights:
     """The weights of one block, read once."""
-    arrays = {name: weight.load() for name, weight in weights.items() if name.startswith(prefix)}
-    return {name: Weight(array.shape, lambda array=array: array) for name, array in arrays.items()}  # type: ignore[misc]  # mypy has no type for a lambda with a default
+    return {name: loaded(weight.load()) for name, weight in weights.items() if name.startswith(prefix)}
 
 
-def _set_ops(module: nn.Module, way: Way, groups: Groups, prefix: str = "") -> None:
-    """Make a module compute in this way."""
-    ops = way.ops()
+def _set_ops(module: nn.Module, variant: Variant, block_sizes: BlockSizes, prefix: str = "") -> None:
+    """Make a module compute as this variant says."""
+    ops = variant.ops()
     for part in module.modules():
         if hasattr(part, "ops"):
             part.ops = ops  # type: ignore[assignment]  # mypy sees nn.Module's catch-all attribute
     if isinstance(ops, Rounded):
         for name, parameter in module.named_parameters():
-            if prefix + name in groups:
-                ops.mark(parameter, groups[prefix + name])
+            if prefix + name in block_sizes:
+                ops.mark(parameter, block_sizes[prefix + name])
 
 
 def _at(stream: Stream, positions: Sequence[int] | None) -> Stream:
@@ -131,9 +129,11 @@ def _at(stream: Stream, positions: Sequence[int] | None) -> Stream:
     return x[:, list(positions)], None if delta is None else delta[:, list(positions)]
 
 
-def _outputs(spec: ModelSpec, weights: Weights, way: Way, groups: Groups, stream: Stream) -> NDArray[np.float64]:
-    head = _head(spec, weights, Reference(), way.dtype)
-    _set_ops(head, way, groups)
+def _outputs(
+    spec: ModelSpec, weights: Weights, variant: Variant, block_sizes: BlockSizes, stream: Stream
+) -> NDArray[np.float64]:
+    head = _head(spec, weights, Reference(), variant.dtype)
+    _set_ops(head, variant, block_sizes)
     outputs: NDArray[np.float64] = head.output(*stream)[0].to(torch.float64).numpy()
     return outputs
 

@@ -28,7 +28,7 @@ from .passes.tidy import Tidy
 from .spec import ModelSpec
 
 Flavour = Literal["ort", "portable"]
-PIECE, WIDEST_WHOLE, DEEPEST = 32, 128, 256
+SPLIT_WIDTH, NARROWEST_SPLIT, DEEPEST_SPLIT = 32, 128, 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,20 +56,21 @@ def output_name(spec: ModelSpec) -> str:
 
 
 def graph_states(spec: ModelSpec, options: GraphOptions) -> StateTable:
-    """The state table as this graph holds it: for onnxruntime, large matrix memories in pieces.
+    """The state table as this graph holds it: for onnxruntime, large matrix memories with split heads.
 
-    Its LinearAttention keeps a row of `PIECE` values in registers, where a wide row goes through the cache for every
-    key; beyond `DEEPEST` keys it takes another path, which gains nothing.
+    Its LinearAttention keeps a row of `SPLIT_WIDTH` values in registers, where a wide row goes through the cache for every
+    key; beyond `DEEPEST_SPLIT` keys it takes another path, which gains nothing.
     """
     rows = spec.state_table()
-    return rows if options.flavour == "portable" else StateTable([_in_pieces(row) for row in rows])
+    return rows if options.flavour == "portable" else StateTable([_with_split_heads(row) for row in rows])
 
 
-def _in_pieces(row: StateSpec) -> StateSpec:
+def _with_split_heads(row: StateSpec) -> StateSpec:
     if not row.name.endswith(".C"):
         return row
     _, dk, dv = row.shape
-    return row.in_pieces(dv // PIECE) if dk <= DEEPEST and dv >= WIDEST_WHOLE and dv % PIECE == 0 else row
+    pays = dk <= DEEPEST_SPLIT and dv >= NARROWEST_SPLIT and dv % SPLIT_WIDTH == 0
+    return row.with_head_splits(dv // SPLIT_WIDTH) if pays else row
 
 
 def trace(spec: ModelSpec, options: GraphOptions) -> ir.Model:

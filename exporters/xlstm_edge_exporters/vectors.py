@@ -14,25 +14,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.vectors import Expected, Vectors, make_inputs, output_sums, positions_of
 
-from .ops.rounded import Jittered, Rounded, between, by_group, by_row
-from .reference import Groups, Progress, Way, no_progress, run_ways
+from .ops.rounded import Jittered, Rounded, between, by_block, by_row
+from .reference import BlockSizes, Variant, run_variants
 from .spec import ModelSpec
 from .weights import Weights
 
 SEED = 20240507
 EXACT = "float64"
 # Samples of what float32 makes of this model on one machine or another.
-FLOATS = {"float32": Way(torch.float32)} | {
-    f"float32, jittered {i}": Way(torch.float32, partial(Jittered, i)) for i in (1, 2)
+FLOATS = {"float32": Variant(torch.float32)} | {
+    f"float32, jittered {i}": Variant(torch.float32, partial(Jittered, i)) for i in (1, 2)
 }
 # Kernels of x86-64 and ARM64, and one that rounds every border the other way.
 ROUNDED = {
-    "by group": Way(torch.float32, partial(Rounded, by_group)),
-    "between": Way(torch.float32, partial(Rounded, between)),
-    "by row": Way(torch.float32, partial(Rounded, by_row)),
-    "by row, short scales": Way(torch.float32, partial(Rounded, by_row, short_scales=True)),
+    "by block": Variant(torch.float32, partial(Rounded, by_block)),
+    "between": Variant(torch.float32, partial(Rounded, between)),
+    "by row": Variant(torch.float32, partial(Rounded, by_row)),
+    "by row, short scales": Variant(torch.float32, partial(Rounded, by_row, short_scales=True)),
 }
 TOP, BOTTOM, SPREAD = 8, 4, 4
 LARGEST_STATED = {"float": 1.0, "rounding": 2.0}
@@ -41,7 +42,7 @@ LARGEST_STATED = {"float": 1.0, "rounding": 2.0}
 def make_vectors(
     spec: ModelSpec,
     weights: Weights,
-    groups: Groups | None = None,
+    block_sizes: BlockSizes | None = None,
     *,
     chunk: int,
     seed: int = SEED,
@@ -49,13 +50,15 @@ def make_vectors(
 ) -> Vectors:
     """Inputs, and at some positions a few outputs and sums over all, with the differences to be allowed for.
 
-    `groups` are the quantized weights' group sizes, as `run_ways` wants them; `chunk` is the graph's.
+    `block_sizes` are the quantized weights' block sizes, as `run_variants` wants them; `chunk` is the graph's.
     """
     positions = positions_of(chunk)
     inputs = make_inputs(seed, positions[-1] + 1, vocab_size=spec.vocab_size, width=spec.width)
-    ways = {EXACT: Way()} | FLOATS | (ROUNDED if groups else {})
-    outputs = run_ways(spec, weights, inputs, ways, groups=groups, keep=positions, progress=progress)
-    single = [_expected(p, {name: run[i] for name, run in outputs.items()}) for i, p in enumerate(positions)]
+    variants = {EXACT: Variant()} | FLOATS | (ROUNDED if block_sizes else {})
+    outputs = run_variants(spec, weights, inputs, variants, block_sizes=block_sizes, keep=positions, progress=progress)
+    single = []
+    for index, position in enumerate(positions):
+        single.append(_expected(position, {name: run[index] for name, run in outputs.items()}))
     checks = [_with_neighbours(single, index) for index in range(len(single))]
     return Vectors(inputs, tuple(checks))
 

@@ -10,20 +10,20 @@ import numpy as np
 import onnx_ir as ir
 
 from xlstm_edge_runtime.errors import VerificationError, shown
+from xlstm_edge_runtime.loading import load
 from xlstm_edge_runtime.manifest import Manifest
-from xlstm_edge_runtime.model import load
 from xlstm_edge_runtime.opening import Settings
+from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.verify import Check, compare_outputs, verify_stored
 
 from .bundle import describe
 from .checkpoints import Checkpoint
-from .quantize.check import Judge
+from .graph_diff import check_structure
+from .quantize.check import WeightCheck
 from .quantize.read import read_schemes, read_weights
 from .quantize.rewrite import DATA, SCALES, TABLE, QuantizeGraph
 from .quantize.scheme import Scheme
-from .reference import Progress, no_progress
-from .special import text_side
-from .structure import check_structure
+from .text_assets import read_text_assets
 from .trace import GraphOptions, trace
 from .vectors import make_vectors
 from .weights import Weights
@@ -48,17 +48,19 @@ def verify_against(
     folder, model = Path(folder), load(folder, threads=threads)
     manifest = model.manifest
     yield Check("source", _same_source(manifest, checkpoint, tokenizer))
-    graph, tensors = folder / manifest.graph.file, manifest.quantization.get("tensors", {})
+    graph, tensors = folder / manifest.graph.file, manifest.quantization.tensors
     schemes = read_schemes(graph)
-    if schemes != {name: Scheme(entry["bits"], entry["group"]) for name, entry in tensors.items()}:
+    if schemes != {name: Scheme(entry.bits, entry.block_size) for name, entry in tensors.items()}:
         raise VerificationError(
-            "expected the graph to quantize as the manifest says, came other bits or groups; export the bundle again"
+            "expected the graph to quantize as the manifest says, got other bits or block sizes; export the bundle again"
         )
     yield Check("structure", _same_graph(manifest, checkpoint, graph, schemes))
     stored = read_weights(graph)
-    yield Check("tensors", _same_weights(checkpoint.weights, stored, schemes, manifest.quantization.get("recipe", {})))
-    groups = {name: scheme.group for name, scheme in schemes.items()}
-    vectors = make_vectors(checkpoint.spec, stored, groups, chunk=manifest.graph.chunk, seed=SEED, progress=progress)
+    yield Check("tensors", _same_weights(checkpoint.weights, stored, schemes, manifest.quantization.calibrated))
+    block_sizes = {name: scheme.block_size for name, scheme in schemes.items()}
+    vectors = make_vectors(
+        checkpoint.spec, stored, block_sizes, chunk=manifest.graph.chunk, seed=SEED, progress=progress
+    )
     for check in compare_outputs(model, vectors):
         yield Check(f"reference, {check.name}", check.detail)
     del model  # one set of weights in memory at a time
@@ -68,23 +70,23 @@ def verify_against(
 
 def _same_source(manifest: Manifest, checkpoint: Checkpoint, tokenizer: str | None) -> str:
     """Everything that an export takes from the checkpoint, text included, is what the manifest says."""
-    text = text_side(checkpoint, tokenizer)
+    text = read_text_assets(checkpoint, tokenizer)
     made = describe(checkpoint, _options(manifest), text, dict(manifest.files), manifest.quantization)
     if made.source != manifest.source:
         raise VerificationError(
-            f"expected the checkpoint that the bundle was exported from, came {checkpoint.folder} with another hash; "
+            f"expected the checkpoint that the bundle was exported from, got {checkpoint.folder} with another hash; "
             "export it again"
         )
-    wanted, came = json.loads(made.to_json()), json.loads(manifest.to_json())
+    wanted, got = json.loads(made.to_json()), json.loads(manifest.to_json())
     for section in OF_THE_CHECKPOINT:
-        if wanted[section] != came[section]:
+        if wanted[section] != got[section]:
             hint = "pass --tokenizer as at the export" if section in TEXT else "export the bundle again"
-            raise VerificationError(f"expected {_difference(section, wanted[section], came[section])}; {hint}")
+            raise VerificationError(f"expected {_difference(section, wanted[section], got[section])}; {hint}")
     if text.document is not None:
         wanted_hash, entry = hashlib.sha256(text.document).hexdigest(), manifest.files[text.info.file or ""]
         if (len(text.document), wanted_hash) != (entry.bytes, entry.sha256):
             raise VerificationError(
-                f"expected {text.info.file} as it is beside the checkpoint, came another; export the bundle again"
+                f"expected {text.info.file} as it is beside the checkpoint, got another; export the bundle again"
             )
     return f"checkpoint hash {manifest.source[:12]}... is the bundle's, as are family, dimensions, text and state table"
 
@@ -107,12 +109,12 @@ def _same_graph(manifest: Manifest, checkpoint: Checkpoint, graph: Path, schemes
     return f"{check_structure(model, ir.load(graph), weights):,} operators as the checkpoint traces"
 
 
-def _difference(section: str, wanted: Any, came: Any) -> str:
+def _difference(section: str, wanted: Any, got: Any) -> str:
     """The first member that differs, in words."""
-    if isinstance(wanted, Mapping) and isinstance(came, Mapping):
-        key = next(key for key in sorted({*wanted, *came}) if wanted.get(key) != came.get(key))
-        return f"{section} {key} {_text(wanted.get(key))} as in the checkpoint, came {_text(came.get(key))}"
-    return f"{section} {_text(wanted)} as in the checkpoint, came {_text(came)}"
+    if isinstance(wanted, Mapping) and isinstance(got, Mapping):
+        key = next(key for key in sorted({*wanted, *got}) if wanted.get(key) != got.get(key))
+        return f"{section} {key} {_text(wanted.get(key))} as in the checkpoint, got {_text(got.get(key))}"
+    return f"{section} {_text(wanted)} as in the checkpoint, got {_text(got)}"
 
 
 def _text(value: Any) -> str:
@@ -120,17 +122,17 @@ def _text(value: Any) -> str:
     return shown(json.dumps(value)) if isinstance(value, (list, Mapping)) else shown(value)
 
 
-def _same_weights(wanted: Weights, stored: Weights, schemes: Mapping[str, Scheme], recipe: Mapping[str, Any]) -> str:
-    """float32 tensors are equal to the checkpoint's, quantized ones as near as their scheme can be, group by group."""
-    judge = Judge(recipe)
+def _same_weights(wanted: Weights, stored: Weights, schemes: Mapping[str, Scheme], calibrated: bool) -> str:
+    """float32 tensors are equal to the checkpoint's, quantized ones as near as their scheme can be, block by block."""
+    judge = WeightCheck(calibrated=calibrated)
     for name, weight in wanted.items():
         original = weight.load()
-        came = stored[name].load() if name in stored else None
-        if came is None or came.shape != original.shape or (name not in schemes and not np.array_equal(came, original)):
+        got = stored[name].load() if name in stored else None
+        if got is None or got.shape != original.shape or (name not in schemes and not np.array_equal(got, original)):
             raise VerificationError(
-                f"expected {name} as in the checkpoint, came another tensor; export the bundle again"
+                f"expected {name} as in the checkpoint, got another tensor; export the bundle again"
             )
         if name in schemes:
-            judge.take(name, original, came, schemes[name])
+            judge.take(name, original, got, schemes[name])
     text = f"{len(wanted) - len(schemes)} float32 tensors equal"
     return text if not schemes else f"{text}, {len(schemes)} quantized: {judge}"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xlstm_edge_runtime.errors import CheckpointError
+from xlstm_edge_runtime.errors import CheckpointError, escaped
 
 FloatArray = NDArray[np.float32]
 LISTED = 6
@@ -21,7 +21,11 @@ LISTED = 6
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A float32 tensor of known shape, loaded by calling `load()`."""
+    """A float32 tensor of known shape, loaded by calling `load()`.
+
+    What `load` returns may be a view of a mapped file or of another weight: read it, never write into it. It is made anew at
+    each call and kept by nobody, so the memory goes with the caller's last reference.
+    """
 
     shape: tuple[int, ...]
     load: Callable[[], FloatArray]
@@ -77,6 +81,11 @@ def ones(*shape: int) -> Weight:
     return Weight(shape, lambda: np.ones(shape, np.float32))
 
 
+def loaded(array: FloatArray) -> Weight:
+    """A weight that is in memory already; `load` gives the array itself."""
+    return Weight(array.shape, lambda: array)
+
+
 class Stored:
     """A model's tensors by its form's own names, with an audit: expected names and shapes, all of them, no more.
 
@@ -115,7 +124,7 @@ class Stored:
 
     def label(self, name: str) -> str:
         """The name in the file, fit for a message."""
-        return shown(self._labels.get(name, name))
+        return escaped(self._labels.get(name, name))
 
     def shape(self, name: str, rank: int | None = None) -> tuple[int, ...]:
         """Shape of a tensor that dimensions are read from; CheckpointError if absent, empty or of another rank."""
@@ -124,7 +133,7 @@ class Stored:
         shape = self._tensors[name].shape
         if (rank is not None and len(shape) != rank) or 0 in shape:
             raise CheckpointError(
-                f"expected {self.label(name)} with {rank or 'any'} non-empty axes, came shape {_short(shape)}; "
+                f"expected {self.label(name)} with {rank or 'any'} non-empty axes, got shape {_short(shape)}; "
                 "check the checkpoint"
             )
         return shape
@@ -136,7 +145,7 @@ class Stored:
             self._refuse_missing(missing)
         if unknown := sorted((self._tensors.keys() | self._odd.keys()) - wanted):
             raise CheckpointError(
-                f"expected the {len(wanted)} tensors of this architecture and config, came also "
+                f"expected the {len(wanted)} tensors of this architecture and config, got others too: "
                 f"{listed([self.label(name) for name in unknown])}; what they would compute is not known, so use the "
                 "config of this training, or take the model's own state dict"
             )
@@ -150,40 +159,26 @@ class Stored:
         ]
         if wrong:
             raise CheckpointError(
-                f"expected tensors that fit together, came {'; '.join(wrong[:3]).replace(';', ',')}; "
+                f"expected tensors that fit together, got {'; '.join(wrong[:3]).replace(';', ',')}; "
                 "check the checkpoint"
             )
 
     def _refuse_missing(self, names: Sequence[str]) -> NoReturn:
         if odd := [f"{self.label(name)} as {self._odd[name]}" for name in names if name in self._odd]:
             raise CheckpointError(
-                f"expected float tensors, came {', '.join(odd[:3])}, a quantized or damaged checkpoint; export the "
+                f"expected float tensors, got {', '.join(odd[:3])}, a quantized or damaged checkpoint; export the "
                 "float checkpoint that it was made from"
             )
         raise CheckpointError(
-            f"expected the tensors of this architecture and config, came without "
+            f"expected the tensors of this architecture and config, got none of "
             f"{listed([self.label(name) for name in names])}; export the complete checkpoint with its own config"
         )
-
-
-def shown(text: str, limit: int = 120) -> str:
-    """Foreign text inside a message: control characters escaped, cut if it is long."""
-    cut = text if len(text) <= limit else text[: limit - 3] + "..."
-    return cut if cut.isprintable() else repr(cut)[1:-1]
-
-
-def brief(value: object) -> str:
-    """Any foreign value inside a message: text quoted, numbers as they are, of everything else the kind."""
-    if value is None or isinstance(value, (bool, int, float)):
-        text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
-        return text.lower() if isinstance(value, bool) else text
-    return f"'{shown(value, 60)}'" if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def listed(names: Sequence[str]) -> str:
     """The first few names and the number of the rest."""
     rest = len(names) - LISTED
-    return ", ".join(shown(name) for name in names[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(escaped(name) for name in names[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _short(shape: tuple[int, ...]) -> str:

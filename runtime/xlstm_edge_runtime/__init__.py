@@ -31,7 +31,9 @@ from .errors import (
     XlstmEdgeError,
 )
 from .generate import Event, Finish, Timings, Token, Usage
-from .model import Model, load
+from .loading import load
+from .model import Model
+from .options import GenerationOptions
 from .sampling import Sampler, SamplingOptions
 from .session import Session
 from .text import Piece, stream_text
@@ -42,6 +44,7 @@ __all__ = [
     "DependencyError",
     "Event",
     "Finish",
+    "GenerationOptions",
     "InputError",
     "Model",
     "Piece",

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from .growth import replaced_string, steps
+from .tokenizer_limits import replaced_string, steps
 
 CONTEXT = 16  # tokens of known text in front of what is new
 LONGEST_RUN = 1024

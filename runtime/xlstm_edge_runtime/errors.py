@@ -8,7 +8,7 @@
     ├── VerificationError  a check ran and failed: the numbers differ from what they must be
     └── DependencyError    an optional package is needed for this call
 
-A message says what was expected, what came and what to do, in one sentence. What a file or a caller brought is shown in it
+A message says what was expected, what was got and what to do, in one sentence. What a file or a caller brought is shown in it
 cut and escaped (`shown`), so that no message is endless and none controls a terminal.
 """
 
@@ -61,6 +61,12 @@ def shown(value: object) -> str:
     if isinstance(value, int):
         return str(value) if abs(value) < 10**LONGEST_SHOWN else "a number of many digits"
     return f"a {type(value).__name__}"
+
+
+def escaped(text: str, limit: int = 120) -> str:
+    """A foreign name for a message, without quotes: control characters escaped, cut if it is long."""
+    cut = text if len(text) <= limit else text[: limit - 3] + "..."
+    return cut if cut.isprintable() else repr(cut)[1:-1]
 
 
 def shown_path(path: object) -> str:

@@ -5,21 +5,19 @@ generation (its length, a stop id, cancellation, a consumer that walks away or t
 prompt and every token that was seen, each exactly once, and nothing else.
 """
 
-import operator
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .reading import length_of
-from .sampling import Logits, Sampler, SamplingOptions, shown_number
+from .options import ResolvedOptions
+from .sampling import Logits, Sampler
 
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
-MOST_STOPS = 1 << 20
 OnPrompt = Callable[[int, int], object]
 
 
@@ -88,66 +86,17 @@ class TokenSession(Protocol):
         """Consume 1 to `chunk` checked ids; the logits (V,) after the last hold until the next call but one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationOptions:
-    """When a generation ends, and how it samples; made by `merge_options`, which checks."""
-
-    max_tokens: int
-    min_tokens: int
-    stop_ids: frozenset[int]
-    sampling: SamplingOptions
-
-
-def merge_options(
-    given: Mapping[str, Any],
-    *,
-    defaults: Mapping[str, Any] | None = None,
-    eos_ids: Collection[int] = (),
-) -> GenerationOptions:
-    """Options as given over a bundle's: None in `given` is not given; InputError for bad ones.
-
-    `given` has max_tokens, min_tokens, stop_ids, ignore_eos and the fields of SamplingOptions. Its stop_ids come on top
-    of `eos_ids`, which ignore_eos leaves out.
-    """
-    known = {f.name for f in fields(SamplingOptions)}
-    chosen = {**(defaults or {}), **{name: v for name, v in given.items() if name in known and v is not None}}
-    counts = {}
-    for name, default in (("max_tokens", 256), ("min_tokens", 0)):
-        value = default if given.get(name) is None else given[name]
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-            raise InputError(f"expected {name} as an integer of 0 or more, came {shown_number(value)}; correct it")
-        counts[name] = int(value)
-    stops: Any = () if given.get("stop_ids") is None else given["stop_ids"]
-    if length_of(stops) > MOST_STOPS:
-        raise InputError(f"expected at most {MOST_STOPS:,} stop_ids, came more; pass those that can come")
-    try:
-        tokens = list(stops)
-        ids = frozenset(operator.index(token) for token in tokens)
-        if any(isinstance(token, bool) for token in tokens) or min(ids, default=0) < 0:
-            raise TypeError("no ids")
-    except TypeError as error:
-        raise InputError(
-            f"expected stop_ids as a collection of ids, came {type(stops).__name__}; pass a list of integers of 0 or more"
-        ) from error
-    ignore_eos = given.get("ignore_eos", False)
-    if not isinstance(ignore_eos, bool):
-        raise InputError(f"expected ignore_eos as True or False, came {type(ignore_eos).__name__}; correct it")
-    if not ignore_eos:
-        ids |= frozenset(eos_ids)
-    return GenerationOptions(**counts, stop_ids=ids, sampling=SamplingOptions.from_mapping(chosen))
-
-
 def check_functions(**functions: object) -> None:
     """InputError for what is neither None nor a function, by the option's name."""
     for name, function in functions.items():
         if function is not None and not callable(function):
-            raise InputError(f"expected {name} as a function, came {type(function).__name__}; correct it")
+            raise InputError(f"expected {name} as a function, got {type(function).__name__}; correct it")
 
 
 def generate(
     session: TokenSession,
     prompt: Sequence[int],
-    options: GenerationOptions,
+    options: ResolvedOptions,
     *,
     cancel: Callable[[], bool] | None = None,
     on_prompt: OnPrompt | None = None,
@@ -170,7 +119,7 @@ def generate(
 def _generate(
     session: TokenSession,
     prompt: NDArray[np.int64],
-    options: GenerationOptions,
+    options: ResolvedOptions,
     sampler: Sampler,
     cancel: Callable[[], bool],
     on_prompt: OnPrompt,

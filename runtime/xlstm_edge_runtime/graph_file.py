@@ -44,18 +44,18 @@ def check_graph_file(path: Path, files: Collection[str], chunk: int) -> None:
         names, windows = list(external_files(data)), list(_windows(data))
         unknown = sorted(set(operators(data)) - OPERATORS - REWRITTEN)
     except (OSError, ValueError) as error:
-        raise BundleError(f"expected {path.name} to be an ONNX graph, came {error}; export the bundle again") from error
+        raise BundleError(f"expected {path.name} to be an ONNX graph, got {error}; export the bundle again") from error
     if unlisted := sorted(name for name in names if name not in files):
         raise BundleError(
-            f"expected {path.name} to read only files that are listed, came {shown(unlisted[0])}; do not trust this bundle"
+            f"expected {path.name} to read only files that are listed, got {shown(unlisted[0])}; do not trust this bundle"
         )
     if unknown:
         raise BundleError(
-            f"expected {path.name} to compute with an xLSTM's operators, came {shown(unknown[0])}; do not trust this bundle"
+            f"expected {path.name} to compute with an xLSTM's operators, got {shown(unknown[0])}; do not trust this bundle"
         )
     if windows and min(windows) - 1 < chunk:
         raise BundleError(
-            f"expected a chunk of at most {min(windows) - 1} tokens, which the graph is exact for, came {chunk}; "
+            f"expected a chunk of at most {min(windows) - 1} tokens, which the graph is exact for, got {chunk}; "
             "export the bundle again"
         )
 
@@ -114,17 +114,17 @@ def _windows(data: bytes) -> Iterator[int]:
 
 def _children(data: bytes, span: Span, number: int, word: bytes = b"") -> Iterator[Span]:
     """Spans of a message's members of one number that hold `word`."""
-    for came, kind, start, end in _fields(data, *span):
-        if came == number and kind == BYTES and data.find(word, start, end) >= 0:
+    for got, kind, start, end in _fields(data, *span):
+        if got == number and kind == BYTES and data.find(word, start, end) >= 0:
             yield start, end
 
 
 def _integers(data: bytes, span: Span, number: int) -> Iterator[int]:
     """Repeated integers, packed or one by one."""
-    for came, kind, start, end in _fields(data, *span):
-        if came == number and kind == VARINT:
+    for got, kind, start, end in _fields(data, *span):
+        if got == number and kind == VARINT:
             yield _varint(data, start, end)[0]
-        elif came == number and kind == BYTES:
+        elif got == number and kind == BYTES:
             place = start
             while place < end:
                 value, place = _varint(data, place, end)

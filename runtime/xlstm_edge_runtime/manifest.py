@@ -26,13 +26,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .contract import (
+from .errors import BundleError, shown, shown_path
+from .layout import MANIFEST, VECTORS, weights_of
+from .manifest_sections import (
     HASH,
-    MANIFEST,
     SAMPLING,
     Dimensions,
     FileEntry,
     GraphInfo,
+    Quantization,
     SpecialTokens,
     TokenizerInfo,
     read_dimensions,
@@ -44,27 +46,25 @@ from .contract import (
     read_state,
     read_tokenizer,
 )
-from .errors import BundleError, shown, shown_path
 from .reading import Reader, open_regular, parse_json, read_bytes
 from .state import StateTable
 
 __all__ = [
-    "MANIFEST",
-    "VECTORS",
     "Dimensions",
     "FileEntry",
     "GraphInfo",
     "Manifest",
+    "Quantization",
     "SpecialTokens",
     "TokenizerInfo",
     "check_hash",
     "file_entry",
+    "has_manifest",
     "read_manifest",
 ]
 
 FORMAT = "xlstm-edge"
-SCHEMA = 2
-VECTORS = "vectors.json"
+SCHEMA = 3
 LARGEST_MANIFEST = 8 << 20
 # A state is about as large as the weights that move it; what asks for far more memory is no bundle of ours.
 STATE_PER_BYTE, SMALL_STATE = 64, 64 << 20
@@ -78,7 +78,7 @@ SECTIONS = (
 ).split()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Manifest:
     """Everything a runtime must know before it touches the graph."""
 
@@ -93,7 +93,18 @@ class Manifest:
     state: StateTable
     files: Mapping[str, FileEntry]
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    quantization: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Quantization = field(default_factory=Quantization)
+
+    def __repr__(self) -> str:
+        return f"Manifest({self.summary()})"
+
+    def summary(self) -> str:
+        """Family, parameters, and bytes of all files and of a session's state, in a few words."""
+        size = sum(entry.bytes for entry in self.files.values())
+        return (
+            f"{self.family}, {self.model.parameters:,} parameters, {size / 1e6:.2f} MB, "
+            f"{self.state.nbytes:,} bytes of state a session"
+        )
 
     def to_json(self) -> str:
         """The text of manifest.json."""
@@ -109,13 +120,13 @@ class Manifest:
             "tokenizer": dataclasses.asdict(self.tokenizer),
             "special_tokens": dataclasses.asdict(self.special_tokens),
             "sampling": dict(self.sampling),
-            "quantization": dict(self.quantization),
+            "quantization": self.quantization.as_dict(),
             "state": {
                 "dtype": "float32",
                 "bytes_per_session": self.state.nbytes,
                 "tensors": [
                     {"name": row.name, "input": row.input_name, "output": row.output_name}
-                    | {"shape": list(row.shape), "pieces": row.pieces, "initial": row.initial}
+                    | {"shape": list(row.shape), "head_splits": row.head_splits, "initial": row.initial}
                     for row in self.state
                 ],
             },
@@ -157,28 +168,28 @@ def read_manifest(folder: str | Path) -> Manifest:
         _inside(folder, MANIFEST)
         content = read_bytes(folder / MANIFEST, LARGEST_MANIFEST)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        came = "nothing"
-        if _has(folder):
-            came = getattr(error, "strerror", None) or str(error)
+        got = "nothing"
+        if has_manifest(folder):
+            got = getattr(error, "strerror", None) or str(error)
         elif _is_dir(folder):
-            came = "a folder without one"
+            got = "a folder without one"
         raise BundleError(
-            f"expected a bundle folder with {MANIFEST} at {shown_path(folder)}, came {came}; check the path"
+            f"expected a bundle folder with {MANIFEST} at {shown_path(folder)}, got {got}; check the path"
         ) from error
     try:
         manifest = Manifest.from_json(content.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise BundleError(f"expected {MANIFEST} as UTF-8 text, came other bytes; export the bundle again") from error
+        raise BundleError(f"expected {MANIFEST} as UTF-8 text, got other bytes; export the bundle again") from error
     for name, entry in manifest.files.items():
         try:
             size = _inside(folder, name)
         except OSError as error:
             raise BundleError(
-                f"expected the bundle's file {name}, came {error.strerror or error}; copy the whole folder"
+                f"expected the bundle's file {name}, got {error.strerror or error}; copy the whole folder"
             ) from error
         if size != entry.bytes:
             raise BundleError(
-                f"expected {name} with {entry.bytes} bytes, came {size}; the file is damaged, copy it again"
+                f"expected {name} with {entry.bytes} bytes, got {size}; the file is damaged, copy it again"
             )
     return manifest
 
@@ -197,9 +208,10 @@ def _inside(folder: Path, name: str) -> int:
     return found.st_size
 
 
-def _has(folder: Path) -> bool:
+def has_manifest(folder: str | Path) -> bool:
+    """Whether a path is a folder with something under the manifest's name, whatever is in it."""
     with contextlib.suppress(OSError, ValueError):  # a name that no file system takes
-        return (folder / MANIFEST).exists()
+        return (Path(folder) / MANIFEST).exists()
     return False
 
 
@@ -211,9 +223,9 @@ def _is_dir(folder: Path) -> bool:
 
 def check_hash(folder: Path, name: str, entry: FileEntry) -> None:
     """BundleError unless the file's content is what the manifest says."""
-    if (came := file_entry(folder / name).sha256) != entry.sha256:
+    if (got := file_entry(folder / name).sha256) != entry.sha256:
         raise BundleError(
-            f"expected {name} with sha256 {entry.sha256[:12]}..., came {came[:12]}...; the file is damaged, copy it again"
+            f"expected {name} with sha256 {entry.sha256[:12]}..., got {got[:12]}...; the file is damaged, copy it again"
         )
 
 
@@ -230,29 +242,29 @@ def file_entry(path: Path) -> FileEntry:
 def _check_schema(document: object) -> None:
     """Before the keys, which another schema may have others of."""
     root = Reader(document, MANIFEST, None)
-    came = root.value.get("format"), root.value.get("schema")
-    if came != (FORMAT, SCHEMA) or isinstance(came[1], (bool, float)):
+    got = root.value.get("format"), root.value.get("schema")
+    if got != (FORMAT, SCHEMA) or isinstance(got[1], (bool, float)):
         raise BundleError(
-            f"expected a bundle of format {FORMAT}, schema {SCHEMA}, came {shown(came[0])}, {shown(came[1])}; "
+            f"expected a bundle of format {FORMAT}, schema {SCHEMA}, got {shown(got[0])}, {shown(got[1])}; "
             "export the checkpoint again with this version"
         )
 
 
 def _check_references(manifest: Manifest) -> None:
     graph = manifest.graph.file
-    needed = [graph, f"{graph}.data", VECTORS] + ([manifest.tokenizer.file] if manifest.tokenizer.file else [])
+    needed = [graph, weights_of(graph), VECTORS] + ([manifest.tokenizer.file] if manifest.tokenizer.file else [])
     if missing := [name for name in needed if name not in manifest.files]:
         raise BundleError(
-            f"expected {missing[0]} among the bundle's files, came a list without it; export the bundle again"
+            f"expected {missing[0]} among the bundle's files, got a list without it; export the bundle again"
         )
     total = sum(entry.bytes for entry in manifest.files.values())
     if manifest.state.nbytes > max(SMALL_STATE, STATE_PER_BYTE * total):
         raise BundleError(
-            f"expected a state that fits a bundle of {total:,} bytes, came one of {manifest.state.nbytes:,}; "
+            f"expected a state that fits a bundle of {total:,} bytes, got one of {manifest.state.nbytes:,}; "
             "do not trust this bundle"
         )
     if manifest.model.width > max(SMALL_WIDTH, WIDTH_PER_ROOT * math.isqrt(total)):
         raise BundleError(
-            f"expected a width that fits a bundle of {total:,} bytes, came {manifest.model.width:,}; "
+            f"expected a width that fits a bundle of {total:,} bytes, got {manifest.model.width:,}; "
             "do not trust this bundle"
         )

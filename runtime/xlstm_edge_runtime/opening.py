@@ -8,8 +8,9 @@ import onnxruntime as ort
 
 from .errors import BundleError, InputError, printable, shown
 from .graph_file import check_graph_file
+from .layout import GRAPH, TUNING
 from .manifest import Manifest
-from .tuning import FOLDER, GRAPH, MOST_SPIN, MOST_THREADS, Tuning
+from .tuning import MOST_SPIN, MOST_THREADS, Tuning
 
 CPU = ("CPUExecutionProvider",)
 SPIN = 20  # microseconds a thread waits busily for work: near full speed on an idle machine, the best on a busy one
@@ -46,8 +47,8 @@ def start(
         if not tuning.prepacked:
             return _start_plain(folder, manifest, options, settings.providers), tuning
         try:
-            check_graph_file(folder / FOLDER / GRAPH, tuning.files, tuning.chunk)
-            inference = open_graph(folder / FOLDER / GRAPH, options, settings.providers)
+            check_graph_file(folder / TUNING / GRAPH, tuning.files, tuning.chunk)
+            inference = open_graph(folder / TUNING / GRAPH, options, settings.providers)
             check_graph(inference, manifest)
         except BundleError:  # a damaged tuning must not make a healthy bundle unusable
             pass
@@ -73,7 +74,7 @@ def open_graph(graph: Path, options: ort.SessionOptions, providers: Sequence[str
     unknown = [name for name in providers if name not in ort.get_available_providers()]
     if unknown or not providers:
         raise InputError(
-            f"expected providers of {ort.get_available_providers()}, came {unknown or 'none'}; install their onnxruntime"
+            f"expected providers of {ort.get_available_providers()}, got {unknown or 'none'}; install their onnxruntime"
         )
     try:
         # Without a fallback, which prints to standard output and tries the same again.
@@ -81,7 +82,7 @@ def open_graph(graph: Path, options: ort.SessionOptions, providers: Sequence[str
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         reason = printable(" ".join(str(error).split()))[:160]
         raise BundleError(
-            f"expected a graph that onnxruntime {ort.__version__} loads, came: {reason}; export again"
+            f"expected a graph that onnxruntime {ort.__version__} loads, got {reason}; export again"
         ) from error
 
 
@@ -89,7 +90,7 @@ def session_options(threads: int | None, spin: int = SPIN, *, mapped: bool = Fal
     """Options of every session this project makes."""
     if isinstance(spin, bool) or not isinstance(spin, int) or not 0 <= spin <= MOST_SPIN:
         raise InputError(
-            f"expected spin from 0 to {MOST_SPIN} microseconds, came {shown(spin)}; leave it out for the default"
+            f"expected spin from 0 to {MOST_SPIN} microseconds, got {shown(spin)}; leave it out for the default"
         )
     check_threads(threads)
     options = ort.SessionOptions()
@@ -111,7 +112,7 @@ def check_threads(threads: int | None) -> None:
         return
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
         raise InputError(
-            f"expected threads from 1 to {MOST_THREADS}, came {shown(threads)}; leave it out for the default"
+            f"expected threads from 1 to {MOST_THREADS}, got {shown(threads)}; leave it out for the default"
         )
 
 
@@ -128,13 +129,13 @@ def check_graph(inference: ort.InferenceSession, manifest: Manifest) -> None:
         ("input", wanted_in, inference.get_inputs()),
         ("output", wanted_out, inference.get_outputs()),
     ):
-        came = {node.name: (node.type, len(node.shape)) for node in nodes}
-        if missing := [name for name in wanted if came.get(name) != wanted[name]]:
+        got = {node.name: (node.type, len(node.shape)) for node in nodes}
+        if missing := [name for name in wanted if got.get(name) != wanted[name]]:
             raise BundleError(
-                f"expected the graph to have the {kind} {missing[0]}, came a graph without it; export again"
+                f"expected the graph to have the {kind} {missing[0]}, got a graph without it; export again"
             )
-        if extra := [name for name in came if name not in wanted]:
-            raise BundleError(f"expected only {kind}s of the state table, came {extra[0]}; export the bundle again")
+        if extra := [name for name in got if name not in wanted]:
+            raise BundleError(f"expected only {kind}s of the state table, got {extra[0]}; export the bundle again")
     _check_sizes(inference, manifest)
 
 
@@ -142,14 +143,14 @@ def _check_sizes(inference: ort.InferenceSession, manifest: Manifest) -> None:
     width = manifest.model.vocab_size or manifest.model.width
     result = next(node for node in inference.get_outputs() if node.name == manifest.graph.output)
     if result.shape[-1] != width:
-        raise BundleError(f"expected {width} outputs as in the manifest, came {result.shape[-1]}; export again")
+        raise BundleError(f"expected {width} outputs as in the manifest, got {result.shape[-1]}; export again")
     tokens = next(node for node in inference.get_inputs() if node.name == manifest.graph.input).shape[1]
     if isinstance(tokens, int) and tokens != manifest.graph.chunk:
-        raise BundleError(f"expected a chunk of {tokens} as in the graph, came {manifest.graph.chunk}; export again")
+        raise BundleError(f"expected a chunk of {tokens} as in the graph, got {manifest.graph.chunk}; export again")
     shapes = {node.name: tuple(node.shape[1:]) for node in inference.get_inputs()}
     for row in manifest.state:
-        if shapes[row.input_name] != row.shape:
-            came_shape = shapes[row.input_name]
+        if shapes[row.input_name] != row.graph_shape:
+            got_shape = shapes[row.input_name]
             raise BundleError(
-                f"expected state {row.name} of shape {row.shape}, came {came_shape} in the graph; export again"
+                f"expected state {row.name} of shape {row.graph_shape}, got {got_shape} in the graph; export again"
             )

@@ -1,4 +1,4 @@
-"""Read what strangers wrote: bytes of bounded regular files, and JSON with closed sets of keys, types and ranges.
+"""Read untrusted input: bytes of bounded regular files, and JSON with closed sets of keys, types and ranges.
 
 Every reader of a bundle's documents stands on this one, so that a hostile file ends in one sentence, in bounded time and
 memory: never in a traceback, a hang on a pipe, or a key that nobody looked at. Knows nothing of what the documents mean.
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from .errors import BundleError, InputError, XlstmEdgeError, shown, shown_path
 
 LONGEST_TEXT = 4096
+LARGEST_TEXT = 64 << 20  # bytes of a text to calibrate or evaluate on
 LARGEST_INTEGER = 1 << 53  # what every JSON reader holds exactly, JavaScript's too
 NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 Value = TypeVar("Value")
@@ -38,7 +39,7 @@ def open_regular(path: str | Path) -> int:
 def check_path(value: object, what: str) -> Path:
     """A path; InputError for what is neither text nor a path object."""
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
-        raise InputError(f"expected {what}, came {shown(value)}; pass its path")
+        raise InputError(f"expected {what}, got {shown(value)}; pass its path")
     return Path(value)
 
 
@@ -71,7 +72,7 @@ def read_json(path: str | Path, most: int, *, error: type[XlstmEdgeError] = Bund
         content = read_bytes(path, most)
     except OSError as problem:
         raise error(
-            f"expected {shown(name)} as a file of at most {most:,} bytes, came {problem.strerror or problem}; {advice}"
+            f"expected {shown(name)} as a file of at most {most:,} bytes, got {problem.strerror or problem}; {advice}"
         ) from problem
     return parse_json(content, name, error=error, advice=advice)
 
@@ -82,7 +83,7 @@ def parse_json(content: bytes | str, name: str, *, error: type[XlstmEdgeError] =
         text = content.decode("utf-8") if isinstance(content, bytes) else content
         return json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
     except (ValueError, RecursionError) as problem:
-        raise error(f"expected {shown(name)} to be JSON, came something else; {advice}") from problem
+        raise error(f"expected {shown(name)} to be JSON, got something else; {advice}") from problem
 
 
 class Reader:
@@ -110,15 +111,15 @@ class Reader:
             return
         if unknown := [key for key in value if key not in keys and key not in optional]:
             raise self._error(
-                f"expected {where} with the keys {', '.join(sorted({*keys, *optional}))}, came {shown(unknown[0])} as well; "
+                f"expected {where} with the keys {', '.join(sorted({*keys, *optional}))}, got {shown(unknown[0])} as well; "
                 f"{advice}"
             )
         if missing := [key for key in keys if key not in value]:
-            raise self._error(f"expected {where} with the key {missing[0]}, came an object without it; {advice}")
+            raise self._error(f"expected {where} with the key {missing[0]}, got an object without it; {advice}")
 
-    def refuse(self, what: str, wanted: str, came: object) -> XlstmEdgeError:
+    def refuse(self, what: str, wanted: str, got: object) -> XlstmEdgeError:
         """The error for a member that is not as wanted."""
-        return self._error(f"expected {what} as {wanted}, came {shown(came)}; {self._advice}")
+        return self._error(f"expected {what} as {wanted}, got {shown(got)}; {self._advice}")
 
     def section(self, key: str, keys: Collection[str] | None, *, optional: Collection[str] = ()) -> "Reader":
         """A nested object with its own closed set of keys."""
@@ -170,8 +171,8 @@ class Reader:
     def _list(self, key: str, most: int) -> list[Any]:
         values = self.value.get(key)
         if not isinstance(values, list) or len(values) > most:
-            came = f"{len(values)} members" if isinstance(values, list) else values
-            raise self.refuse(f"{self.where} {key}", f"a list of at most {most} members", came)
+            got = f"{len(values)} members" if isinstance(values, list) else values
+            raise self.refuse(f"{self.where} {key}", f"a list of at most {most} members", got)
         return values
 
     def _text(self, value: object, where: str, pattern: str | None, among: Sequence[str] | None) -> str:

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, VerificationError
-from .exact import ONE, SplitMix64, weights
+from .exact_math import ONE, SplitMix64, weights
 from .reading import length_of
 
 Logits = NDArray[np.float32]
@@ -74,7 +74,7 @@ class SamplingOptions:
         _integer("top_k", self.top_k, 2**31)
         _integer("penalty_window", self.penalty_window, LARGEST_WINDOW + 1)
         if self.top_p == 0.0:
-            raise InputError("expected top_p above 0, came 0; use temperature 0 for greedy decoding")
+            raise InputError("expected top_p above 0, got 0; use temperature 0 for greedy decoding")
         if self.seed is not None:
             _integer("seed", self.seed, 2**64)
 
@@ -84,7 +84,7 @@ class SamplingOptions:
         known = {f.name for f in fields(SamplingOptions)}
         if unknown := sorted(str(name)[:40] for name in mapping.keys() - known):
             raise InputError(
-                f"expected options among {', '.join(sorted(known))}, came {', '.join(unknown)[:200]!r}; remove them"
+                f"expected options among {', '.join(sorted(known))}, got {', '.join(unknown)[:200]!r}; remove them"
             )
         return SamplingOptions(**mapping)
 
@@ -95,7 +95,7 @@ class SamplingOptions:
 
 
 class Sampler:
-    """Stateful only through its random generator and the window of recent tokens.
+    """Stateful only through its random generator and the window of recent tokens: one a stream, for one thread.
 
     `prompt` are ids that count as seen; `late` are ids that may be kept away for a while by `hold_late` (stop ids before
     a least number of tokens). InputError for ids outside the vocabulary, or if no id may ever come.
@@ -113,7 +113,7 @@ class Sampler:
         self._late = np.array(sorted({int(i) for i in late if 0 <= i < vocab_size}), np.int64)
         banned = set() if self._fixed is None else set(self._fixed[0][np.isneginf(self._fixed[1])].tolist())
         if len(banned.union(self._late.tolist())) >= vocab_size:
-            raise InputError(f"expected some of {vocab_size} ids to be allowed, came a ban of all; allow one")
+            raise InputError(f"expected some of {vocab_size} ids to be allowed, got a ban of all; allow one")
 
     def __call__(self, logits: Logits, *, hold_late: bool = False) -> int:
         """The next id for logits (V,) float32, which are not changed; VerificationError for NaN, inf or all -inf."""
@@ -132,7 +132,7 @@ class Sampler:
         largest = float(logits.max())
         if not math.isfinite(largest):
             raise VerificationError(
-                f"expected finite logits, came {largest} as their largest; the model or its input is broken"
+                f"expected finite logits, got {largest} as their largest; the model or its input is broken"
             )
 
     def _adjusted(self, logits: Logits, hold_late: bool) -> Logits:
@@ -252,21 +252,24 @@ def _nucleus(values: Logits, shares: Ids, top_p: float) -> Ids:
 def _fixed_bias(options: SamplingOptions, vocab_size: int) -> tuple[Ids, Logits] | None:
     """Ids and what to add to their logits, the same at every step."""
     if max(length_of(options.logit_bias), length_of(options.banned)) > MOST_BIASES:
-        raise InputError(f"expected at most {MOST_BIASES:,} ids in logit_bias and banned, came more; remove some")
+        raise InputError(f"expected at most {MOST_BIASES:,} ids in logit_bias and banned, got more; remove some")
     try:
-        bias = {_id(i): _bias(b) for i, b in options.logit_bias.items()} | {_id(i): -math.inf for i in options.banned}
+        bias = {_id(token): _bias(number) for token, number in options.logit_bias.items()}
+        bias |= {_id(token): -math.inf for token in options.banned}
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(
-            f"expected logit_bias as {{id: number}} and banned as ids, came {type(options.logit_bias).__name__} and "
+            f"expected logit_bias as {{id: number}} and banned as ids, got {type(options.logit_bias).__name__} and "
             f"{type(options.banned).__name__} of something else; correct them"
         ) from error
     if outside := [i for i in bias if not 0 <= i < vocab_size]:
         raise InputError(
-            f"expected ids from 0 to {vocab_size - 1} in logit_bias and banned, came {shown_number(outside[0])}; remove it"
+            f"expected ids from 0 to {vocab_size - 1} in logit_bias and banned, got {shown_number(outside[0])}; remove it"
         )
     if wrong := [value for value in bias.values() if not (abs(value) <= LARGEST_BIAS or value == -math.inf)]:
-        raise InputError(f"expected biases of at most {LARGEST_BIAS:g}, or -inf, came {wrong[0]}; correct it")
-    return (np.array(list(bias), np.int64), np.array(list(bias.values()), np.float32)) if bias else None
+        raise InputError(f"expected biases of at most {LARGEST_BIAS:g}, or -inf, got {wrong[0]}; correct it")
+    if not bias:
+        return None
+    return np.array(list(bias), np.int64), np.array(list(bias.values()), np.float32)
 
 
 def _bias(value: object) -> float:
@@ -282,17 +285,14 @@ def _id(value: object) -> int:
 
 
 def _number(name: str, value: object, low: float, high: float) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float, np.floating, np.integer))
-        or not low <= value <= high
-    ):
-        raise InputError(f"expected {name} from {low:g} to {high:g}, came {shown_number(value)}; correct it")
+    is_number = isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:  # type: ignore[operator]  # a number, as just asked
+        raise InputError(f"expected {name} from {low:g} to {high:g}, got {shown_number(value)}; correct it")
 
 
 def _integer(name: str, value: object, limit: int) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < limit:
-        raise InputError(f"expected {name} as an integer from 0 to {limit - 1}, came {shown_number(value)}; correct it")
+        raise InputError(f"expected {name} as an integer from 0 to {limit - 1}, got {shown_number(value)}; correct it")
 
 
 def shown_number(value: object) -> str:

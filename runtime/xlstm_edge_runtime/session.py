@@ -6,23 +6,21 @@ costs one bound run: nothing is allocated and nothing grows. Knows tokens and ve
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
+from .engine import Engine
 from .errors import BundleError, InputError, printable
+from .generate import Event, generate
+from .options import GenerationOptions
 from .reading import check_path, length_of
 from .snapshot import read_snapshot, write_snapshot
 from .state import FloatArray, State
 
-if TYPE_CHECKING:
-    from .generate import Event
-    from .model import Model
-
-
-NO_TOKENS = "expected at least one token, came none; begin with a prompt or a bos token"
+NO_TOKENS = "expected at least one token, got none; begin with a prompt or a bos token"
 
 
 class Session:
@@ -30,14 +28,17 @@ class Session:
 
     `prefill` and `step` return the last token's output, float32 (V,) or (D,), in an array of its own. A session is for one
     thread at a time; sessions of one model may run in several threads side by side.
+
+    After an InputError or a StateError the session is as it was. After a BundleError (the graph itself failed, as for lack of
+    memory) its state may be half-written: `reset` it, or `load` a snapshot.
     """
 
-    def __init__(self, model: "Model") -> None:
-        self._model = model
-        first = model.manifest.state.initial()
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        first = engine.manifest.state.initial()
         # Where one step was seen to write its new state over the old one safely, both sets share one buffer; a chunk
         # writes into a spare one, made when the first chunk comes.
-        second = {name: array if name in model.aliased else array.copy() for name, array in first.items()}
+        second = {name: array if name in engine.in_place else array.copy() for name, array in first.items()}
         self._sets = (first, second)
         self._spare: State = {}
         self._current = 0
@@ -45,22 +46,25 @@ class Session:
         self._steps: list[_Bound | None] = [None, None]
         self._chunks: list[_Bound | None] = [None, None]
 
+    def __repr__(self) -> str:
+        return f"Session({self.tokens:,} tokens read, {self.nbytes:,} bytes of state, of {str(self._engine.folder)!r})"
+
     @property
-    def model(self) -> "Model":
+    def model(self) -> Engine:
         """The model that this is a stream of."""
-        return self._model
+        return self._engine
 
     @property
     def vocab_size(self) -> int:
         """Number of ids; InputError for a stack of vectors."""
-        if not self._model.takes_ids:
-            raise InputError("expected a model that takes tokens, came a stack of float vectors; use prefill and step")
-        return self._model.output_width
+        if not self._engine.takes_ids:
+            raise InputError("expected a model that takes tokens, got a stack of float vectors; use prefill and step")
+        return self._engine.output_width
 
     @property
     def chunk(self) -> int:
         """Most tokens of one `advance`."""
-        return self._model.chunk
+        return self._engine.chunk
 
     @property
     def tokens(self) -> int:
@@ -69,29 +73,29 @@ class Session:
 
     @property
     def state(self) -> State:
-        """A copy of the state: name -> float32 (1, *whole shape)."""
-        return self._model.manifest.state.join(self._sets[self._current])
+        """A copy of the state: name -> float32 (1, *shape), any split heads merged."""
+        return self._engine.manifest.state.merge_heads(self._sets[self._current])
 
     @property
     def nbytes(self) -> int:
         """Bytes of the state: a constant of the model, whatever has been read."""
-        return self._model.manifest.state.nbytes
+        return self._engine.manifest.state.nbytes
 
     def step(self, token: int | NDArray[np.float32]) -> FloatArray:
         """Consume one token id (or one float vector (D,)); returns its output."""
-        if type(token) is int and self._model.takes_ids and 0 <= token < self._model.output_width:
+        if type(token) is int and self._engine.takes_ids and 0 <= token < self._engine.output_width:
             return self._run(token, 1).copy()
-        if length_of(token) > self._model.output_width:
-            raise InputError("expected one token, came a collection; feed a prompt with prefill")
-        single: Any = [token] if self._model.takes_ids else np.asarray(token)[None]
-        return self._run(self._model.check_inputs(single), 1).copy()
+        if length_of(token) > self._engine.output_width:
+            raise InputError("expected one token, got a collection; feed a prompt with prefill")
+        single: Any = [token] if self._engine.takes_ids else np.asarray(token)[None]
+        return self._run(self._engine.check_inputs(single), 1).copy()
 
     def prefill(self, tokens: Sequence[int] | ArrayLike) -> FloatArray:
         """Consume token ids (T,) (or float vectors (T, D)) in chunks; returns the output after the last one."""
-        inputs = self._model.check_inputs(tokens)
+        inputs = self._engine.check_inputs(tokens)
         if not len(inputs):
             raise InputError(NO_TOKENS)
-        chunk = self._model.chunk
+        chunk = self._engine.chunk
         for start in range(0, len(inputs), chunk):
             part = inputs[start : start + chunk]
             output = self._run(part, len(part))
@@ -99,9 +103,9 @@ class Session:
 
     def check_ids(self, tokens: Sequence[int]) -> NDArray[np.int64]:
         """One id or more as int64 (T,), all inside the vocabulary; InputError otherwise, nothing consumed."""
-        if not self._model.takes_ids:
-            raise InputError("expected a model that takes tokens, came a stack of float vectors; use prefill and step")
-        ids = self._model.check_inputs(tokens)
+        if not self._engine.takes_ids:
+            raise InputError("expected a model that takes tokens, got a stack of float vectors; use prefill and step")
+        ids = self._engine.check_inputs(tokens)
         if not len(ids):
             raise InputError(NO_TOKENS)
         return ids
@@ -116,26 +120,26 @@ class Session:
 
     def reset(self) -> None:
         """Back to the zero state."""
-        for row in self._model.manifest.state:
+        for row in self._engine.manifest.state:
             self._sets[self._current][row.name].fill(row.initial)
         self._tokens = 0
 
     def fork(self) -> "Session":
         """An independent session that continues from here; costs one copy of the state."""
-        branch = Session(self._model)
+        branch = Session(self._engine)
         branch._set_state(self._sets[self._current], self._tokens)
         return branch
 
     def save(self, path: str | Path) -> None:
         """Write the state to a file (whole or not at all)."""
         path = check_path(path, "a file for the state")
-        write_snapshot(path, self.state, source=self._model.manifest.source, tokens=self._tokens)
+        write_snapshot(path, self.state, source=self._engine.manifest.source, tokens=self._tokens)
 
     def load(self, path: str | Path) -> None:
         """Continue from a saved state; StateError if it is damaged or of another checkpoint, the session unchanged."""
-        path, manifest = check_path(path, "a file with a state"), self._model.manifest
+        path, manifest = check_path(path, "a file with a state"), self._engine.manifest
         state, tokens = read_snapshot(path, manifest.state, source=manifest.source)
-        self._set_state(manifest.state.cut(state), tokens)
+        self._set_state(manifest.state.split_heads(state), tokens)
 
     def generate(
         self,
@@ -158,16 +162,30 @@ class Session:
         banned: Collection[int] | None = None,
         cancel: Callable[[], bool] | None = None,
         on_prompt: Callable[[int, int], object] | None = None,
-    ) -> "Iterator[Event]":
+    ) -> Iterator[Event]:
         """Feed a prompt of ids, then yield Tokens and a Finish; `generate.generate` says what holds at every moment.
 
         None takes the bundle's default; where it has none, 256 tokens at most and greedy. `stop_ids` come on top of the
         bundle's own, which `ignore_eos` leaves out. See SamplingOptions for the other options.
         """
-        given = {name: value for name, value in locals().items() if name != "self"}
-        from .generate import generate  # noqa: PLC0415  # the generator knows sessions, not the other way round
-
-        return generate(self, prompt, self._model.options(given), cancel=cancel, on_prompt=on_prompt)
+        options = GenerationOptions(
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            stop_ids=stop_ids,
+            ignore_eos=ignore_eos,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            seed=seed,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            penalty_window=penalty_window,
+            logit_bias=logit_bias,
+            banned=banned,
+        )
+        return generate(self, prompt, self._engine.resolve(options), cancel=cancel, on_prompt=on_prompt)
 
     def _set_state(self, state: State, tokens: int) -> None:
         for name, array in self._sets[self._current].items():
@@ -187,7 +205,7 @@ class Session:
         """Bindings for one token and for a full chunk are kept; odd lengths are bound for the one call."""
         if length == 1:
             cache = self._steps
-        elif length == self._model.chunk:
+        elif length == self._engine.chunk:
             cache = self._chunks
         else:
             return self._bind(length)
@@ -199,10 +217,10 @@ class Session:
     def _bind(self, length: int) -> "_Bound":
         past, present = self._sets[self._current], self._sets[self._current ^ 1]
         if length == 1:
-            return _Bound(self._model, length, past, present)
+            return _Bound(self._engine, length, past, present)
         if not self._spare:
             self._spare = {name: array.copy() for name, array in past.items() if present[name] is array}
-        return _Bound(self._model, length, past, {**present, **self._spare}, present)
+        return _Bound(self._engine, length, past, {**present, **self._spare}, present)
 
 
 class _Bound:
@@ -211,21 +229,21 @@ class _Bound:
     What the graph wrote into `present` is then copied to where `target` holds another array under the same name.
     """
 
-    def __init__(self, model: "Model", length: int, past: State, present: State, target: State | None = None) -> None:
-        graph, width = model.manifest.graph, model.manifest.model.width
-        self._session, self._binding = model.inference, model.inference.io_binding()
-        if model.takes_ids:
+    def __init__(self, engine: Engine, length: int, past: State, present: State, target: State | None = None) -> None:
+        graph, width = engine.manifest.graph, engine.manifest.model.width
+        self._session, self._binding = engine.inference, engine.inference.io_binding()
+        if engine.takes_ids:
             self.inputs: NDArray[Any] = np.zeros((1, length), np.int64)
         else:
             self.inputs = np.zeros((1, length, width), np.float32)
-        shape = (1, length, model.output_width) if graph.all_logits else (1, model.output_width)
+        shape = (1, length, engine.output_width) if graph.all_logits else (1, engine.output_width)
         whole = np.zeros(shape, np.float32)
-        self.output: FloatArray = whole.reshape(-1, model.output_width)[-1]
+        self.output: FloatArray = whole.reshape(-1, engine.output_width)[-1]
         self.output.flags.writeable = False
         self._values = {graph.input: self.inputs, graph.output: whole}  # the binding does not keep the arrays alive
         self._bind_input(graph.input, self.inputs)
         self._bind_output(graph.output, whole)
-        for row in model.manifest.state:
+        for row in engine.manifest.state:
             self._bind_input(row.input_name, past[row.name])
             self._bind_output(row.output_name, present[row.name])
         self._copies = [(target[n], array) for n, array in present.items() if target[n] is not array] if target else []
@@ -236,7 +254,7 @@ class _Bound:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise BundleError(
-                f"expected a graph that runs, came: {printable(str(error))[:160]}; export the bundle again"
+                f"expected a graph that runs, got {printable(str(error))[:160]}; export the bundle again"
             ) from error
         for old, new in self._copies:
             old[...] = new

@@ -51,7 +51,7 @@ def write_snapshot(path: str | Path, state: State, *, source: str, tokens: int) 
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StateError(
-            f"expected to write a snapshot to {shown_path(path)}, came {reason}; choose another path"
+            f"expected to write a snapshot to {shown_path(path)}, got {reason}; choose another path"
         ) from error
 
 
@@ -60,18 +60,18 @@ def read_snapshot(path: str | Path, table: StateTable, *, source: str) -> tuple[
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             tokens, places = _check_header(_read_header(file, path), table, source, path)
-            begin, size = file.tell(), sum(4 * prod(row.whole_shape) for row in table)
-            if (came := os.fstat(file.fileno()).st_size - begin) != size:
-                raise StateError(f"expected {size} bytes of state in {shown_path(path)}, came {came}; {ADVICE}")
-            state = {row.name: _read_array(file, begin + places[row.name], row.whole_shape) for row in table}
+            begin, size = file.tell(), sum(4 * prod(row.shape) for row in table)
+            if (got := os.fstat(file.fileno()).st_size - begin) != size:
+                raise StateError(f"expected {size} bytes of state in {shown_path(path)}, got {got}; {ADVICE}")
+            state = {row.name: _read_array(file, begin + places[row.name], row.shape) for row in table}
     except FileNotFoundError as error:
-        raise StateError(f"expected a snapshot at {shown_path(path)}, came nothing; check the path") from error
+        raise StateError(f"expected a snapshot at {shown_path(path)}, got nothing; check the path") from error
     except OSError as error:
         raise StateError(
-            f"expected a snapshot at {shown_path(path)}, came {error.strerror or error}; check the path"
+            f"expected a snapshot at {shown_path(path)}, got {error.strerror or error}; check the path"
         ) from error
     if not all(np.isfinite(array).all() for array in state.values()):
-        raise StateError(f"expected a finite state at {shown_path(path)}, came NaN or infinity; {ADVICE}")
+        raise StateError(f"expected a finite state at {shown_path(path)}, got NaN or infinity; {ADVICE}")
     return state, tokens
 
 
@@ -79,7 +79,7 @@ def _read_header(file: BinaryIO, path: str | Path) -> object:
     start = file.read(8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     if not 2 <= length <= LARGEST_HEADER or length > os.fstat(file.fileno()).st_size - 8:
-        raise StateError(f"expected {shown_path(path)} to be a snapshot, came a damaged or foreign file; {ADVICE}")
+        raise StateError(f"expected {shown_path(path)} to be a snapshot, got a damaged or foreign file; {ADVICE}")
     return parse_json(file.read(length), Path(path).name, error=StateError, advice=ADVICE)
 
 
@@ -89,32 +89,33 @@ def _check_header(document: object, table: StateTable, source: str, path: str | 
     header = Reader(document, where, None, error=StateError, advice=ADVICE)
     metadata = header.section(METADATA, ("format", "version", "source", "tokens"))
     if (metadata.text("format"), metadata.text("version")) != (FORMAT, VERSION):
-        raise StateError(f"expected a snapshot of version {VERSION} at {shown_path(path)}, came another file; {ADVICE}")
+        raise StateError(f"expected a snapshot of version {VERSION} at {shown_path(path)}, got another file; {ADVICE}")
     if metadata.text("source") != source:
         raise StateError(
-            f"expected a snapshot of this model's checkpoint, came {shown_path(path)} of another; load the matching bundle"
+            f"expected a snapshot of this model's checkpoint, got {shown_path(path)} of another; load the matching bundle"
         )
     names = {row.name for row in table}
     if odd := sorted(names ^ (header.value.keys() - {METADATA})):
         raise StateError(
-            f"expected the {len(names)} state tensors of this model in {where}, came a difference at {shown(odd[0])}; {ADVICE}"
+            f"expected the {len(names)} state tensors of this model in {where}, got a difference at {shown(odd[0])}; {ADVICE}"
         )
-    places = {row.name: _place(header.section(row.name, ENTRY), (1, *row.whole_shape)) for row in table}
+    places = {row.name: _place(header.section(row.name, ENTRY), (1, *row.shape)) for row in table}
     end = 0
     for row in sorted(table, key=lambda row: places[row.name]):
         if places[row.name] != end:
-            raise StateError(f"expected tensors side by side in {where}, came a gap or overlap; {ADVICE}")
-        end += 4 * prod(row.whole_shape)
+            raise StateError(f"expected tensors side by side in {where}, got a gap or overlap; {ADVICE}")
+        end += 4 * prod(row.shape)
     return int(metadata.text("tokens", pattern=COUNT)), places
 
 
 def _place(entry: Reader, shape: tuple[int, ...]) -> int:
     """Where a tensor of this shape begins."""
-    begin, end = (*entry.integers("data_offsets", 2, 0), 0, 0)[:2]
-    came = entry.text("dtype"), entry.integers("shape", MOST_AXES, 0)
-    if came != ("F32", shape) or end - begin != 4 * prod(shape):
-        raise entry.refuse(entry.where, f"F32 of shape {shape}", f"{came[0]} of shape {came[1]}")
-    return begin
+    offsets = entry.integers("data_offsets", 2, 0)
+    got = entry.text("dtype"), entry.integers("shape", MOST_AXES, 0)
+    size = offsets[1] - offsets[0] if len(offsets) == 2 else -1
+    if got != ("F32", shape) or size != 4 * prod(shape):
+        raise entry.refuse(entry.where, f"F32 of shape {shape}", f"{got[0]} of shape {got[1]}")
+    return offsets[0]
 
 
 def _entry(shape: tuple[int, ...], begin: int) -> dict[str, object]:

@@ -34,43 +34,42 @@ State = dict[str, FloatArray]
 class StateSpec:
     """One tensor of the recurrent state: float32, `shape` without the leading batch axis.
 
-    A graph may hold the last axis cut into `pieces`, each as if it were a head of its own: (H, d, p*w) as (H*p, d, w).
-    `shape` is what the graph holds; users and snapshots see `whole_shape`.
+    A graph may hold the last axis split into `head_splits` parts, each as if it were a head of its own: (H, d, s*w) as
+    (H*s, d, w). Users and snapshots see `shape`; graphs and their buffers `graph_shape`.
     """
 
     name: str
     shape: tuple[int, ...]
     initial: float = 0.0
-    pieces: int = 1
+    head_splits: int = 1
 
     @property
-    def whole_shape(self) -> tuple[int, ...]:
-        """The shape with the pieces side by side again."""
-        if self.pieces == 1:
+    def graph_shape(self) -> tuple[int, ...]:
+        """The shape of the graph's input and output, without the batch axis."""
+        if self.head_splits == 1:
             return self.shape
         heads, depth, width = self.shape
-        return (heads // self.pieces, depth, width * self.pieces)
+        return (heads * self.head_splits, depth, width // self.head_splits)
 
-    def in_pieces(self, pieces: int) -> "StateSpec":
-        """The same tensor, held in so many pieces."""
-        heads, depth, width = self.whole_shape
-        return replace(self, shape=(heads * pieces, depth, width // pieces), pieces=pieces)
+    def with_head_splits(self, number: int) -> "StateSpec":
+        """The same tensor, each head split into so many."""
+        return replace(self, head_splits=number)
 
-    def cut(self, whole: FloatArray) -> FloatArray:
-        """A copy of (batch, *whole_shape) as (batch, *shape)."""
-        if self.pieces == 1:
-            return whole.copy()
-        heads, depth, _ = self.whole_shape
-        parts = whole.reshape(-1, heads, depth, self.pieces, self.shape[-1])
-        return parts.swapaxes(2, 3).reshape(-1, *self.shape).copy()
-
-    def join(self, array: FloatArray) -> FloatArray:
-        """A copy of (batch, *shape) as (batch, *whole_shape)."""
-        if self.pieces == 1:
+    def split_heads(self, array: FloatArray) -> FloatArray:
+        """A copy of (batch, *shape) as (batch, *graph_shape)."""
+        if self.head_splits == 1:
             return array.copy()
-        heads, depth, _ = self.whole_shape
-        parts = array.reshape(-1, heads, self.pieces, depth, self.shape[-1])
-        return parts.swapaxes(2, 3).reshape(-1, *self.whole_shape).copy()
+        heads, depth, width = self.shape
+        parts = array.reshape(-1, heads, depth, self.head_splits, width // self.head_splits)
+        return parts.swapaxes(2, 3).reshape(-1, *self.graph_shape).copy()
+
+    def merge_heads(self, array: FloatArray) -> FloatArray:
+        """A copy of (batch, *graph_shape) as (batch, *shape)."""
+        if self.head_splits == 1:
+            return array.copy()
+        heads, depth, width = self.shape
+        parts = array.reshape(-1, heads, self.head_splits, depth, width // self.head_splits)
+        return parts.swapaxes(2, 3).reshape(-1, *self.shape).copy()
 
     @property
     def input_name(self) -> str:
@@ -94,7 +93,7 @@ class StateTable(Sequence[StateSpec]):
     def __init__(self, rows: Sequence[StateSpec]) -> None:
         names = [row.name for row in rows]
         if len(set(names)) != len(names):
-            raise StateError(f"expected distinct state names, came {names}; the state table is damaged")
+            raise StateError(f"expected distinct state names, got {names}; the state table is damaged")
         self._rows = tuple(rows)
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]  # overloads of Sequence, inherited for callers
@@ -119,19 +118,19 @@ class StateTable(Sequence[StateSpec]):
 
     def initial_shapes(self, batch: int = 1) -> dict[str, tuple[int, ...]]:
         """Shapes of `initial(batch)`, in graph order."""
-        return {row.name: (batch, *row.shape) for row in self._rows}
+        return {row.name: (batch, *row.graph_shape) for row in self._rows}
 
     def initial(self, batch: int = 1) -> State:
-        """A fresh state, each array (batch, *shape) float32."""
-        return {row.name: np.full((batch, *row.shape), row.initial, np.float32) for row in self._rows}
+        """A fresh state as the graph takes it, each array (batch, *graph_shape) float32."""
+        return {row.name: np.full((batch, *row.graph_shape), row.initial, np.float32) for row in self._rows}
 
-    def cut(self, whole: Mapping[str, FloatArray]) -> State:
-        """A copy of a state of whole tensors as the graph holds it."""
-        return {row.name: row.cut(whole[row.name]) for row in self._rows}
+    def split_heads(self, state: Mapping[str, FloatArray]) -> State:
+        """A copy of a state, each array (batch, *shape), as the graph holds it, (batch, *graph_shape)."""
+        return {row.name: row.split_heads(state[row.name]) for row in self._rows}
 
-    def join(self, state: Mapping[str, FloatArray]) -> State:
-        """A copy of a state that the graph holds, every tensor whole."""
-        return {row.name: row.join(state[row.name]) for row in self._rows}
+    def merge_heads(self, state: Mapping[str, FloatArray]) -> State:
+        """A copy of a state that the graph holds, each array (batch, *shape) again."""
+        return {row.name: row.merge_heads(state[row.name]) for row in self._rows}
 
     def wanted_initials(self) -> dict[str, float]:
         """What each tensor must start with: 0, but for the stabilizer m of an sLSTM, whose cell is one with an output y."""
@@ -142,17 +141,17 @@ class StateTable(Sequence[StateSpec]):
         }
 
     def check(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Raise StateError unless `state` has these names and whole shapes (any one batch size), all float32."""
+        """Raise StateError unless `state` has these names and shapes (any one batch size), all float32."""
         if missing := sorted({row.name for row in self._rows} - state.keys()):
             raise StateError(
-                f"expected {len(self)} state tensors, came without {missing}; take a snapshot of this model"
+                f"expected {len(self)} state tensors, got none of {missing}; take a snapshot of this model"
             )
         if unknown := sorted(state.keys() - {row.name for row in self._rows}):
-            raise StateError(f"expected the state of this model, came unknown tensors {unknown}; take another snapshot")
+            raise StateError(f"expected the state of this model, got unknown tensors {unknown}; take another snapshot")
         for row in self._rows:
             array = state[row.name]
-            if array.shape[1:] != row.whole_shape or array.dtype != np.float32:
+            if array.shape[1:] != row.shape or array.dtype != np.float32:
                 raise StateError(
-                    f"expected state {row.name} as float32 (batch, {', '.join(map(str, row.whole_shape))}), "
-                    f"came {array.dtype} {array.shape}; take a snapshot of this model"
+                    f"expected state {row.name} as float32 (batch, {', '.join(map(str, row.shape))}), "
+                    f"got {array.dtype} {array.shape}; take a snapshot of this model"
                 )

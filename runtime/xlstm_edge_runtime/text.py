@@ -6,11 +6,12 @@ Memory is constant: the decode stream holds a bounded number of tokens, the stop
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from .decode import DecodeStream
 from .errors import InputError
-from .generate import Event, Finish, GenerationOptions, OnPrompt, Token, TokenSession, check_functions, generate
+from .generate import Event, Finish, OnPrompt, Token, TokenSession, check_functions, generate
+from .options import GenerationOptions, ResolvedOptions
 from .tokenizer import Tokenizer, encode_text
 
 
@@ -34,7 +35,7 @@ class TextModel(Protocol):
     def encode(self, prompt: str, *, start: bool = True) -> list[int]:
         """Ids of a prompt at the start of a stream, or in the middle of one."""
 
-    def options(self, given: Mapping[str, Any]) -> GenerationOptions:
+    def resolve(self, options: GenerationOptions) -> ResolvedOptions:
         """Given options over the model's own."""
 
 
@@ -60,12 +61,12 @@ class StopMatcher:
 
     def __init__(self, stops: Sequence[str]) -> None:
         if isinstance(stops, str) or not isinstance(stops, Sequence):
-            raise InputError(f"expected stop as a list of strings, came {type(stops).__name__}; correct it")
+            raise InputError(f"expected stop as a list of strings, got {type(stops).__name__}; correct it")
         if wrong := [stop for stop in stops if not isinstance(stop, str) or not stop]:
-            came = "an empty string" if wrong[0] == "" else type(wrong[0]).__name__
-            raise InputError(f"expected stop as a list of non-empty strings, came {came}; correct it")
+            got = "an empty string" if wrong[0] == "" else type(wrong[0]).__name__
+            raise InputError(f"expected stop as a list of non-empty strings, got {got}; correct it")
         if any("\ud800" <= character <= "\udfff" for stop in stops for character in stop):
-            raise InputError("expected stop strings in UTF-8, came bytes that are none: no text has them; correct them")
+            raise InputError("expected stop strings in UTF-8, got bytes that are none: no text has them; correct them")
         self._stops = tuple(_Automaton(stop) for stop in dict.fromkeys(stops))
         self._held: deque[str] = deque()  # one entry a character; empty for an invisible one
         self._first = self._end = 0  # positions in the text: of the first held character, and behind the last one
@@ -173,7 +174,37 @@ def stream_text(
     default; stop_ids come on top of the bundle's own, which `ignore_eos` leaves out. See `generate.generate` for what the
     session has read at every moment. `tokenizer` stands in for the bundle's. Everything is checked before anything is fed.
     """
-    given = {name: value for name, value in locals().items() if name not in ("session", "text", "stop", "tokenizer")}
+    options = GenerationOptions(
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        stop_ids=stop_ids,
+        ignore_eos=ignore_eos,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        penalty_window=penalty_window,
+        logit_bias=logit_bias,
+        banned=banned,
+    )
+    return start_stream(session, text, options, stop=stop, cancel=cancel, on_prompt=on_prompt, tokenizer=tokenizer)
+
+
+def start_stream(
+    session: TextSession,
+    text: str,
+    options: GenerationOptions,
+    *,
+    stop: Sequence[str] = (),
+    cancel: Callable[[], bool] | None = None,
+    on_prompt: OnPrompt | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> Iterator[TextEvent]:
+    """`stream_text`, its options as one value."""
     check_functions(cancel=cancel, on_prompt=on_prompt)
     matcher, vocab_size, start = StopMatcher(stop), session.vocab_size, session.tokens == 0
     if tokenizer is None:
@@ -182,10 +213,10 @@ def stream_text(
         ids = encode_text(tokenizer, text, vocab_size, start=start)
     added = {tokenizer.added[word]: word for word in stop if word in tokenizer.added}
     tokens = {token: word for token, word in added.items() if token < vocab_size}  # no others can come
-    options = session.model.options(given)
-    options = replace(options, stop_ids=options.stop_ids | tokens.keys())
+    resolved = session.model.resolve(options)
+    resolved = replace(resolved, stop_ids=resolved.stop_ids | tokens.keys())
     events = generate(
-        session, ids, options, cancel=lambda: matcher.hit or (cancel is not None and cancel()), on_prompt=on_prompt
+        session, ids, resolved, cancel=lambda: matcher.hit or (cancel is not None and cancel()), on_prompt=on_prompt
     )
     return _stream(events, tokenizer, tokenizer.stream(ids), matcher, tokens)
 

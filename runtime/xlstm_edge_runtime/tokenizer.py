@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, Protocol
 
 from .decode import ByteStream, DecodeStream, WindowStream, reach
 from .errors import BundleError, DependencyError, InputError
-from .growth import check_growth
+from .tokenizer_limits import check_growth
 
 Kind = Literal["byte", "huggingface"]
 BYTES = 256
@@ -56,7 +56,6 @@ class ByteTokenizer:
 
     @property
     def added(self) -> Mapping[str, int]:
-        """None."""
         return {}
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
@@ -69,7 +68,6 @@ class ByteTokenizer:
         return b"".join(map(_one_byte, ids)).decode("utf-8", errors="replace")
 
     def special_text(self, token: int) -> str:
-        """Nothing."""
         del token
         return ""
 
@@ -88,7 +86,7 @@ class HuggingFaceTokenizer:
             if error.name != "tokenizers":
                 raise
             raise DependencyError(
-                "expected the package tokenizers for this bundle's text, came none; pip install 'xlstm-edge[text]'"
+                "expected the package tokenizers for this bundle's text, got none; pip install 'xlstm-edge[text]'"
             ) from error
         self._name = name
         check_growth(document)
@@ -119,7 +117,6 @@ class HuggingFaceTokenizer:
 
     @property
     def added(self) -> Mapping[str, int]:
-        """From `added_tokens`."""
         return self._added
 
     @cached_property
@@ -138,7 +135,6 @@ class HuggingFaceTokenizer:
         return self._decode(known)
 
     def special_text(self, token: int) -> str:
-        """Its content."""
         text = self._token(token)
         return text if text is not None and text in self._special else ""
 
@@ -206,7 +202,7 @@ def encode_text(
     if ids and max(ids) >= vocab_size:
         outside = next(token for token in ids if token >= vocab_size)
         raise InputError(
-            f"expected text of the model's {vocab_size} tokens, came the tokenizer's id {outside}, which the model does "
+            f"expected text of the model's {vocab_size} tokens, got the tokenizer's id {outside}, which the model does "
             "not have; leave that token out"
         )
     return ids
@@ -217,7 +213,7 @@ def load_tokenizer(kind: str, path: Path | None) -> Tokenizer:
     if kind == "byte":
         return ByteTokenizer()
     if path is None or kind != "huggingface":
-        raise InputError(f"expected a tokenizer of kind byte or huggingface with its file, came {kind[:40]!r}")
+        raise InputError(f"expected a tokenizer of kind byte or huggingface with its file, got {kind[:40]!r}")
     return HuggingFaceTokenizer(read_document(path), path.name)
 
 
@@ -226,11 +222,11 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"expected {path.name} to be JSON, came something else; copy it again") from error
+        raise BundleError(f"expected {path.name} to be JSON, got something else; copy it again") from error
     if not isinstance(document, dict):
-        raise BundleError(f"expected {path.name} to hold an object, came {type(document).__name__}; copy it again")
+        raise BundleError(f"expected {path.name} to hold an object, got {type(document).__name__}; copy it again")
     if not isinstance(document.get("model"), dict):
-        raise BundleError(f"expected {path.name} with a model, came none; use the tokenizer of the training")
+        raise BundleError(f"expected {path.name} with a model, got none; use the tokenizer of the training")
     return document
 
 
@@ -242,7 +238,7 @@ def _raise_broken(error: BaseException, name: str, wanted: str) -> NoReturn:
     if not _of_the_library(error):
         raise error
     reason = ascii(" ".join(str(error).split())[:120])
-    raise BundleError(f"expected {name} {wanted}, came: {reason}; use the one of the training") from error
+    raise BundleError(f"expected {name} {wanted}, got {reason}; use the one of the training") from error
 
 
 def _of_the_library(error: BaseException) -> bool:

@@ -13,37 +13,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import onnxruntime as ort
-from numpy.typing import NDArray
-
-from .alias import example_tokens, proven_aliases
-from .errors import BundleError, InputError, shown, shown_path
+from .errors import InputError, shown, shown_path
 from .files import atomic_folder
-from .graph_file import check_graph_file
+from .in_place import example_tokens
+from .layout import TUNED, TUNING, TUNING_RECORD
+from .loading import load
 from .manifest import file_entry
-from .model import Model, load
-from .opening import CPU, check_graph, open_graph, session_options
-from .tuning import FILES, FOLDER, GRAPH, RECORD, Tuning, key_of
+from .model import Model
+from .prepack import prove_prepacked, save_prepacked
+from .progress import Progress, no_progress
+from .tuning import Tuning, key_of
 
 CHUNKS = (16, 32, 64, 128, 256)
 SPINS = (20, 100, 500)  # microseconds; a longer wait must earn its energy
 WORTH = 1.02
 WARM, STEPS, PROMPT, ROUNDS = 4, 24, 256, 5
-ODD = 5  # tokens beyond a chunk and steps after them that a tuned graph is compared on
-Progress = Callable[[str, int, int], None]
 
 
-def tune_bundle(folder: str | Path, *, progress: Progress | None = None) -> Tuning:
+def tune_bundle(folder: str | Path, *, progress: Progress = no_progress) -> Tuning:
     """Measure, save, return; InputError if the folder cannot be written. A former tuning is replaced."""
-    folder, report = Path(folder), progress or _silent
-    _check_place(folder / FOLDER)
+    folder = Path(folder)
+    _check_place(folder / TUNING)
     most = os.cpu_count() or 1
     candidates = sorted({1, 2, most // 2, most} & set(range(1, most + 1)))
-    rates = _measure("threads", candidates, lambda n: load(folder, threads=n, tuned=False), decode_rate, report)
+    rates = _measure("threads", candidates, lambda n: load(folder, threads=n, tuned=False), decode_rate, progress)
     threads = max(rates, key=lambda n: rates[n])
     spins = SPINS if threads > 1 else SPINS[:1]
-    rates = _measure("spin", spins, lambda n: load(folder, threads=threads, tuned=False, spin=n), decode_rate, report)
+    rates = _measure("spin", spins, lambda n: load(folder, threads=threads, tuned=False, spin=n), decode_rate, progress)
     spin = min(n for n in rates if rates[n] * WORTH >= max(rates.values()))
     model = load(folder, threads=threads, tuned=False, spin=spin)
 
@@ -52,7 +48,7 @@ def tune_bundle(folder: str | Path, *, progress: Progress | None = None) -> Tuni
         return model
 
     chunks = [size for size in CHUNKS if size < model.manifest.graph.chunk] + [model.manifest.graph.chunk]
-    speeds = _measure("chunk", chunks, with_chunk, prefill_rate, report)
+    speeds = _measure("chunk", chunks, with_chunk, prefill_rate, progress)
     chunk = max(speeds, key=lambda n: speeds[n])
     return _save(folder, with_chunk(chunk), _Found(threads, spin, chunk, rates[spin], speeds[chunk]))
 
@@ -61,7 +57,7 @@ def _check_place(place: Path) -> None:
     """InputError at once for what a tuning could not replace at the end."""
     if place.is_symlink() or (place.exists() and not place.is_dir()):
         raise InputError(
-            f"expected a folder of a former tuning at {shown_path(place)}, or nothing, came another thing; remove it"
+            f"expected a folder of a former tuning at {shown_path(place)}, or nothing, got another thing; remove it"
         )
     if place.exists():
         _only_ours(place)
@@ -81,14 +77,14 @@ def _measure(
     settings: Sequence[int],
     make: Callable[[int], Model],
     rate: Callable[[Model], float],
-    report: Progress,
+    progress: Progress,
 ) -> dict[int, float]:
     """Setting -> median rate, settings in turn, as a machine's speed drifts; one model in memory at a time."""
     rates: dict[int, list[float]] = {setting: [] for setting in settings}
     for done in range(ROUNDS * len(settings)):
         setting = settings[done % len(settings)]
         rates[setting].append(rate(make(setting)))
-        report(stage, done + 1, ROUNDS * len(settings))
+        progress(stage, done + 1, ROUNDS * len(settings))
     return {setting: statistics.median(found) for setting, found in rates.items()}
 
 
@@ -112,12 +108,12 @@ def prefill_rate(model: Model) -> float:
 
 
 def _save(folder: Path, model: Model, found: _Found) -> Tuning:
-    manifest, in_place, prepacked = model.manifest, bool(model.aliased), False
+    manifest, in_place, prepacked = model.manifest, bool(model.in_place), False
     try:
-        with atomic_folder(folder / FOLDER, replace=True, check=_only_ours) as partial:
-            if manifest.quantization.get("tensors"):  # float32 weights are mapped as they are
-                _save_prepacked(folder / manifest.graph.file, partial / GRAPH, found.threads)
-                proven = _prove_prepacked(partial, model, found)
+        with atomic_folder(folder / TUNING, replace=True, check=_only_ours) as partial:
+            if manifest.quantization:  # float32 weights are mapped as they are
+                save_prepacked(folder / manifest.graph.file, partial, found.threads)
+                proven = prove_prepacked(partial, model, threads=found.threads, spin=found.spin, chunk=found.chunk)
                 prepacked, in_place = proven is not None, in_place if proven is None else proven
             if not prepacked:
                 for path in partial.iterdir():
@@ -133,65 +129,17 @@ def _save(folder: Path, model: Model, found: _Found) -> Tuning:
                 prefill_per_second=found.prefill,
                 files={path.name: file_entry(path) for path in partial.iterdir()},
             )
-            (partial / RECORD).write_text(tuning.to_json(), encoding="utf-8")
+            (partial / TUNING_RECORD).write_text(tuning.to_json(), encoding="utf-8")
     except OSError as error:
         raise InputError(
-            f"expected to write into {shown_path(folder)}, came {error.strerror or error}; copy the bundle first"
+            f"expected to write into {shown_path(folder)}, got {error.strerror or error}; copy the bundle first"
         ) from error
     return tuning
 
 
 def _only_ours(folder: Path) -> None:
     """A former tuning may go, and nothing else."""
-    if foreign := sorted(path.name for path in folder.iterdir() if path.name not in {RECORD, *FILES}):
+    if foreign := sorted(path.name for path in folder.iterdir() if path.name not in TUNED):
         raise InputError(
-            f"expected only a tuning in {shown_path(folder)}, came {shown(foreign[0])}; move it elsewhere first"
+            f"expected only a tuning in {shown_path(folder)}, got {shown(foreign[0])}; move it elsewhere first"
         )
-
-
-def _save_prepacked(source: Path, target: Path, threads: int) -> None:
-    """Let onnxruntime write the optimized graph with the weights as its kernels want them."""
-    options = session_options(threads)
-    options.optimized_model_filepath = str(target)
-    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{target.name}.data")
-    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    try:
-        ort.InferenceSession(str(source), options, providers=list(CPU), enable_fallback=0)
-    except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        place = shown_path(target.parent.parent)
-        raise InputError(
-            f"expected room for a second copy of the weights in {place}, came a failed write; free some space"
-        ) from error
-
-
-def _prove_prepacked(folder: Path, model: Model, found: _Found) -> bool | None:
-    """What was just written, as it will be loaded: whether steps may be in place; None if it computes something else."""
-    graph = folder / GRAPH
-    try:
-        check_graph_file(graph, {path.name for path in folder.iterdir()}, found.chunk)
-        inference = open_graph(graph, session_options(found.threads, found.spin), CPU)
-        check_graph(inference, model.manifest)
-        tuned = Model(model.folder, model.manifest, inference)
-        tuned.chunk = found.chunk
-        same = same_bits(sample(model), sample(tuned))
-        return bool(proven_aliases(tuned)) if same else None
-    except BundleError:
-        return None
-
-
-def sample(model: Model) -> list[NDArray[np.float32]]:
-    """Outputs of a chunk, an odd rest and single steps, and the state after them."""
-    session, tokens = model.session(), example_tokens(model, model.chunk + 2 * ODD)
-    outputs = [np.array(session.prefill(tokens[:-ODD]))]
-    outputs += [np.array(session.prefill(token[None])) for token in tokens[-ODD:]]
-    return [*outputs, *session.state.values()]
-
-
-def same_bits(first: list[NDArray[np.float32]], second: list[NDArray[np.float32]]) -> bool:
-    """Whether two samples are equal bit for bit: the same kernels on the same numbers in the same order."""
-    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    """Nobody asked for progress."""

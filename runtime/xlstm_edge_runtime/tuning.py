@@ -12,13 +12,12 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from .contract import FileEntry, read_files
 from .errors import BundleError
+from .layout import GRAPH, TUNED_GRAPH, TUNING, TUNING_RECORD
 from .manifest import Manifest, file_entry
+from .manifest_sections import FileEntry, read_files
 from .reading import Reader, read_json
 
-FOLDER, RECORD, GRAPH = "tuned", "tuned.json", "model.onnx"
-FILES = {GRAPH, f"{GRAPH}.data"}
 MOST_THREADS, MOST_SPIN, MOST_RATE = 1024, 10_000, 1e12
 HASHED_AT_LOAD = 16 << 20  # larger files are hashed by verify: a start must not wait for gigabytes
 LARGEST_RECORD = 1 << 16
@@ -70,10 +69,10 @@ def read_tuning(folder: Path, manifest: Manifest) -> Tuning | None:
     Of files too large to be hashed at every start the size is compared; `check_tuning` compares the rest.
     """
     try:
-        tuning = _read(folder / FOLDER, manifest)
+        tuning = _read(folder / TUNING, manifest)
         small = {name: entry for name, entry in tuning.files.items() if entry.bytes <= HASHED_AT_LOAD}
-        sizes = all(_size(folder / FOLDER / name) == entry.bytes for name, entry in tuning.files.items())
-        hashes = all(file_entry(folder / FOLDER / name) == entry for name, entry in small.items())
+        sizes = all(_size(folder / TUNING / name) == entry.bytes for name, entry in tuning.files.items())
+        hashes = all(file_entry(folder / TUNING / name) == entry for name, entry in small.items())
     except (BundleError, OSError):
         return None
     return tuning if tuning.key == key_of(manifest) and sizes and hashes else None
@@ -82,18 +81,18 @@ def read_tuning(folder: Path, manifest: Manifest) -> Tuning | None:
 def check_tuning(folder: Path, manifest: Manifest) -> Tuning | None:
     """As `read_tuning`, but BundleError where a tuning of this machine lies there with files other than it wrote."""
     try:
-        tuning = _read(folder / FOLDER, manifest)
+        tuning = _read(folder / TUNING, manifest)
     except (BundleError, OSError):
         return None
     if tuning.key != key_of(manifest):
         return None
     for name, entry in tuning.files.items():
         try:
-            same = _size(folder / FOLDER / name) == entry.bytes and file_entry(folder / FOLDER / name) == entry
+            same = _size(folder / TUNING / name) == entry.bytes and file_entry(folder / TUNING / name) == entry
         except OSError:
             same = False
         if not same:
-            raise BundleError(f"expected {FOLDER}/{name} as it was tuned, came other bytes; {ADVICE}")
+            raise BundleError(f"expected {TUNING}/{name} as it was tuned, got other bytes; {ADVICE}")
     return tuning
 
 
@@ -101,8 +100,8 @@ def _read(folder: Path, manifest: Manifest) -> Tuning:
     """BundleError, or OSError, for a record that is not as `Tuning.to_json` writes it."""
     if folder.is_symlink():
         raise OSError("a link")
-    document = read_json(folder / RECORD, LARGEST_RECORD, advice=ADVICE)
-    reader = Reader(document, RECORD, [field.name for field in fields(Tuning)], advice=ADVICE)
+    document = read_json(folder / TUNING_RECORD, LARGEST_RECORD, advice=ADVICE)
+    reader = Reader(document, TUNING_RECORD, [field.name for field in fields(Tuning)], advice=ADVICE)
     tuning = Tuning(
         key=reader.text("key"),
         threads=reader.integer("threads", 1, MOST_THREADS),
@@ -112,10 +111,10 @@ def _read(folder: Path, manifest: Manifest) -> Tuning:
         in_place=reader.flag("in_place"),
         decode_per_second=reader.number("decode_per_second", 0, MOST_RATE),
         prefill_per_second=reader.number("prefill_per_second", 0, MOST_RATE),
-        files=read_files(reader.section("files", (), optional=FILES)),
+        files=read_files(reader.section("files", (), optional=TUNED_GRAPH)),
     )
     if tuning.prepacked != (GRAPH in tuning.files):
-        raise reader.refuse(f"{RECORD} files", "those of its graph", "others")
+        raise reader.refuse(f"{TUNING_RECORD} files", "those of its graph", "others")
     return tuning
 
 

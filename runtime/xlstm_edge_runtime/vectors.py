@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .contract import LARGEST_CHUNK
 from .errors import BundleError
-from .manifest import VECTORS, Manifest
+from .layout import VECTORS
+from .manifest import Manifest
+from .manifest_sections import LARGEST_CHUNK
 from .reading import Reader, read_json
 
 FLOAT_FACTOR, LEAST_FLOAT, MOST_FLOAT = 10.0, 1e-5, 1e-2
@@ -56,8 +57,8 @@ class Expected:
 
     def float_difference(self, output: ArrayLike) -> float:
         """Largest difference of a value or sum, as a share of the range."""
-        came = np.asarray(output, np.float64)
-        differences = np.concatenate([came[self.ids] - self.values, output_sums(came) - self.sums])
+        got = np.asarray(output, np.float64)
+        differences = np.concatenate([got[self.ids] - self.values, output_sums(got) - self.sums])
         return float(np.abs(differences).max()) / self.span
 
     def rounding_difference(self, output: ArrayLike) -> float:
@@ -115,11 +116,11 @@ def read_vectors(folder: Path, manifest: Manifest) -> Vectors:
     length, seed = reader.integer("length", 1, longest), reader.integer("seed", 0)
     keys = ("position", "ids", "values", "sums", "range", "float_error", "rounding_error")
     checks = reader.sections("checks", MOST_CHECKS, keys)
-    quantized = bool(manifest.quantization.get("tensors"))
+    quantized = bool(manifest.quantization)
     expected = tuple(_expected(check, manifest, length, quantized) for check in checks)
     wanted = positions_of(min(manifest.graph.chunk, LARGEST_CHUNK))
     if tuple(e.position for e in expected) != wanted or length != wanted[-1] + 1:
-        raise BundleError(f"expected checks at tokens {wanted} in {VECTORS}, came others; {ADVICE}")
+        raise BundleError(f"expected checks at tokens {wanted} in {VECTORS}, got others; {ADVICE}")
     model = manifest.model
     return Vectors(make_inputs(seed, length, vocab_size=model.vocab_size, width=model.width), expected)
 
@@ -130,7 +131,7 @@ def _expected(check: Reader, manifest: Manifest, length: int, quantized: bool) -
     values = check.numbers("values", MOST_VALUES, -LARGEST_OUTPUT, LARGEST_OUTPUT)
     sums = check.numbers("sums", SUMS, -LARGEST_OUTPUT, LARGEST_OUTPUT)
     if len(ids) != len(values) or not ids or len(sums) != min(SUMS, width):
-        raise BundleError(f"expected one value for each id in {VECTORS} and every sum, came another number; {ADVICE}")
+        raise BundleError(f"expected one value for each id in {VECTORS} and every sum, got another number; {ADVICE}")
     if check.is_null("rounding_error") == quantized:
         raise check.refuse(f"{check.where} rounding_error", "a number for quantized weights alone", check.value)
     return Expected(

@@ -8,7 +8,6 @@ with float activations: that must come as near to the reference as float32 weigh
 a wrong scale or a swapped block where rounded activations would hide it.
 """
 
-import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .alias import proven_aliases
 from .errors import BundleError, VerificationError
-from .manifest import MANIFEST, Manifest, check_hash, read_manifest
-from .model import Model, load, open_model
+from .in_place import prove_in_place
+from .loading import load, open_model
+from .manifest import Manifest, check_hash, has_manifest, read_manifest
+from .model import Model
 from .opening import CPU, Settings
+from .prepack import same_bits, sample
 from .reading import check_path
-from .tune import same_bits, sample
 from .tuning import Tuning, check_tuning
 from .vectors import LONGEST_BASE, MOST_FLOAT, ODD, Expected, Vectors, make_inputs, read_vectors
 
@@ -46,11 +46,8 @@ def verify_bundle(folder: str | Path, *, threads: int | None = None, providers: 
     A path that is no bundle at all is bad input: BundleError, as from `load`.
     """
     folder = check_path(folder, "a bundle folder")
-    there = False
-    with contextlib.suppress(OSError, ValueError):  # a name that no file system takes
-        there = (folder / MANIFEST).is_file()
-    if not there:
-        read_manifest(folder)
+    if not has_manifest(folder):
+        read_manifest(folder)  # says what is there instead
     try:
         yield from _verify(folder, Settings(threads=threads, providers=tuple(providers)))
     except BundleError as error:
@@ -76,24 +73,24 @@ def _verify_loaded(folder: Path, tuning: Tuning | None, settings: Settings, vect
     model = load(folder, threads=settings.threads, providers=settings.providers)
     manifest = model.manifest
     yield Check("graph", f"{len(manifest.state)} state tensors in and out, {manifest.state.nbytes:,} bytes a session")
-    if model.aliased and model.aliased != proven_aliases(model):
+    if model.in_place and model.in_place != prove_in_place(model):
         raise VerificationError(
-            "expected steps that write the state in place to change nothing, came other outputs; tune the bundle again"
+            "expected steps that write the state in place to change nothing, got other outputs; tune the bundle again"
         )
     yield from compare_outputs(model, vectors)
     yield Check("snapshot", _round_trip(model, vectors))
     if tuning is None:
         return
     if model.tuning != tuning:
-        raise VerificationError("expected the tuned graph to load, came one that does not; tune the bundle again")
-    came = sample(model)
+        raise VerificationError("expected the tuned graph to load, got one that does not; tune the bundle again")
+    got = sample(model)
     del model  # one set of weights in memory at a time
     threads = tuning.threads if settings.threads is None else settings.threads
     plain = open_model(folder, manifest, None, Settings(threads=threads, providers=settings.providers))
     plain.chunk = tuning.chunk
-    if not same_bits(came, sample(plain)):
+    if not same_bits(got, sample(plain)):
         raise VerificationError(
-            "expected the tuned graph to compute what the bundle does, came other outputs; tune again"
+            "expected the tuned graph to compute what the bundle does, got other outputs; tune again"
         )
     plain.chunk = manifest.graph.chunk
     yield Check("tuned", f"bit-equal with the graph as exported; {_chunks(plain, vectors)}")
@@ -101,7 +98,7 @@ def _verify_loaded(folder: Path, tuning: Tuning | None, settings: Settings, vect
 
 def verify_stored(folder: Path, manifest: Manifest, settings: Settings, vectors: Vectors) -> Iterator[Check]:
     """The stored weights with float activations: a pass over the vectors in calls that end at the expected positions."""
-    quantized = bool(manifest.quantization.get("tensors"))
+    quantized = bool(manifest.quantization)
     if not quantized and manifest.graph.chunk <= LONGEST_BASE:
         return
     exact = open_model(folder, manifest, None, Settings(settings.threads, None, quantized, settings.providers))
@@ -171,7 +168,7 @@ class _Worst:
         span = float(np.ptp(output))
         if not expected.span / RANGES <= span <= expected.span * RANGES:
             raise VerificationError(
-                f"expected outputs over a range of {expected.span:.3g} after token {expected.position}, came "
+                f"expected outputs over a range of {expected.span:.3g} after token {expected.position}, got "
                 f"{span:.3g}; this runtime computes something else, do not use it"
             )
         if (allowed := expected.allowed_rounding) is not None:
@@ -192,7 +189,7 @@ class _Worst:
 
 def _refusal(what: str, allowed: float, difference: float) -> str:
     return (
-        f"expected {what} within {allowed:.1e} of each other, came {difference:.2e}; this runtime computes something else, "
+        f"expected {what} within {allowed:.1e} of each other, got {difference:.2e}; this runtime computes something else, "
         "do not use it"
     )
 
@@ -209,6 +206,6 @@ def _round_trip(model: Model, vectors: Vectors) -> str:
     last = vectors.inputs[-1:]
     if not np.array_equal(session.prefill(last).copy(), other.prefill(last)):
         raise VerificationError(
-            "expected a restored session to continue bit-equal, came other outputs; do not use snapshots"
+            "expected a restored session to continue bit-equal, got other outputs; do not use snapshots"
         )
     return f"restored state continues bit-equal ({size:,} bytes)"

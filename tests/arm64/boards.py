@@ -169,7 +169,7 @@ def main(words: list[str]) -> int:
         try:
             prepare(Path(words[1]))
         except NotHereError as error:
-            print(f"expected the packages of an emulated ARM64 board, came none: {error}", file=sys.stderr)
+            print(f"expected the packages of an emulated ARM64 board, got none: {error}", file=sys.stderr)
             return NOT_HERE
         return 0
     if len(words) >= 4 and words[0] == "run" and words[2] in BOARDS:

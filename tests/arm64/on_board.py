@@ -47,9 +47,9 @@ def golden() -> int:
     """How many golden sampling cases came out as they must: all, or an error."""
     cases: list[dict[str, Any]] = json.loads(GOLDEN.read_text(encoding="utf-8"))["cases"]
     for case in cases:
-        came = golden_ids(case)
-        if came != case["ids"]:
-            raise SystemExit(f"expected {case['ids']}, came {came}")
+        got = golden_ids(case)
+        if got != case["ids"]:
+            raise SystemExit(f"expected {case['ids']}, got {got}")
     return len(cases)
 
 

@@ -17,9 +17,9 @@ import pytest
 
 import xlstm_edge
 
+from ..command import ROOT
 from ..conftest import BY_NAME, SHIPPED
 from ..oracles.cases import Case
-from ..test_terminal import ROOT
 from .boards import BOARDS, command
 
 FOLDER = os.environ.get("BOARDS")
@@ -27,7 +27,7 @@ SCRIPT = Path(__file__).with_name("on_board.py")
 EXPORTS: dict[str, dict[str, Any]] = {
     "float32": {},
     "int8": {"quantize": "int8"},
-    "int4": {"quantize": "int4", "group_size": 256},
+    "int4": {"quantize": "int4", "block_size": 256},
     "large-int4": {"quantize": "int4"},
 }
 # Of the output's range. Quantized kernels round activations by the row, by the block or not at all, as the CPU has them;
@@ -41,7 +41,7 @@ def bundles(checkpoint_of: Callable[[Case], Path], tmp_path_factory: pytest.Temp
     """A folder of bundles."""
     root = tmp_path_factory.mktemp("boards")
     for name, options in EXPORTS.items():
-        source = checkpoint_of(BY_NAME["b-plain"]) if name.startswith("large") else SHIPPED
+        source = checkpoint_of(BY_NAME["large-plain"]) if name.startswith("large") else SHIPPED
         xlstm_edge.export(source, root / name, **options)
     return root
 
@@ -75,10 +75,10 @@ def test_a_board_computes_the_same(
     assert found["machine"] == "aarch64"
     for name, allowed in ALLOWED.items():
         assert found["bundles"][name]["checks"] == here[1]["bundles"][name]["checks"]
-        came, expected = (np.load(folder / f"{name}.npz") for folder in (place, here[0]))
+        got, expected = (np.load(folder / f"{name}.npz") for folder in (place, here[0]))
         for key in ("steps", "chunks"):
             span = float(np.ptp(expected["steps"]))
-            difference = float(np.abs(came[key] - expected[key]).max()) / span
+            difference = float(np.abs(got[key] - expected[key]).max()) / span
             print(f"{board} {name} {key}: {difference:.1e} of the range")
             assert difference <= allowed, f"{name} {key}: {difference}"
     assert found["bundles"]["float32"]["sampled"] == here[1]["bundles"]["float32"]["sampled"]

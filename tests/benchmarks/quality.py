@@ -2,21 +2,25 @@
 
     python tests/benchmarks/quality.py DIR [--tokens 12000] [--plot size-kl.png]
 
-`plain` is round-to-nearest without a search of the scales: what llama.cpp's Q4_0 does at groups of 32.
+`plain` is round-to-nearest without a search of the scales: what llama.cpp's Q4_0 does at blocks of 32.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from rich.console import Console
 
 import xlstm_edge
-from xlstm_edge.evaluate import evaluate, evaluate_table, plot
+from xlstm_edge.evaluate import evaluate
+from xlstm_edge.plots import plot_quality
 from xlstm_edge.progress import bars
+from xlstm_edge.tables import evaluate_table
 from xlstm_edge_exporters.bundle import write_bundle
 from xlstm_edge_exporters.checkpoints import open_checkpoint
-from xlstm_edge_exporters.quantize.plan import QuantizeOptions, make_plan
+from xlstm_edge_exporters.quantize.plan import make_plan
 from xlstm_edge_exporters.quantize.sources import round_to_nearest
+from xlstm_edge_exporters.recipe import Recipe
 from xlstm_edge_exporters.trace import GraphOptions
 
 SHIPPED = Path(__file__).resolve().parents[2] / "examples" / "shakespeare"
@@ -24,7 +28,7 @@ CALIBRATED = {"quantize": "int4", "calibrate": str(SHIPPED / "calibration.txt")}
 EXPORTS: dict[str, dict[str, object]] = {
     "int8": {"quantize": "int8"},
     "int4-head8": {**CALIBRATED, "head_bits": 8},
-    "int4-gptq-64": {**CALIBRATED, "group_size": 64},
+    "int4-gptq-64": {**CALIBRATED, "block_size": 64},
     "int4-gptq-256": CALIBRATED,
     "int4-rtn-32": {"quantize": "int4"},
 }
@@ -37,14 +41,15 @@ def main() -> None:
     parser.add_argument("dir", type=Path)
     parser.add_argument("--tokens", type=int, default=12_000)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=Path, help="write the results there, for examples/plots/draw.py")
     args = parser.parse_args()
     args.dir.mkdir(parents=True, exist_ok=True)
     xlstm_edge.export(SHIPPED, args.dir / "float32", force=True)
     for name, options in EXPORTS.items():
         xlstm_edge.export(SHIPPED, args.dir / name, force=True, **options)
     checkpoint = open_checkpoint(SHIPPED)
-    for name, group in PLAIN.items():
-        plan = make_plan(checkpoint.spec, checkpoint.weights, QuantizeOptions(bits=4, group=group))
+    for name, size in PLAIN.items():
+        plan = make_plan(checkpoint.spec, checkpoint.weights, Recipe(quantize="int4", block_size=size))
         write_bundle(checkpoint, args.dir / name, GraphOptions(), plan=plan, quantizer=round_to_nearest, force=True)
     bundles = [args.dir / name for name in (*EXPORTS, *PLAIN)]
     with bars(Console(stderr=True)) as progress:
@@ -57,7 +62,9 @@ def main() -> None:
             progress=progress,
         )
     if args.plot is not None:
-        plot(results, args.plot)
+        plot_quality(results, args.plot)
+    if args.json is not None:
+        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     Console().print(evaluate_table(results))
 
 

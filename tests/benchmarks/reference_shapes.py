@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 from xlstm_edge.bench import machine
 from xlstm_edge_exporters.bundle import write_bundle
 from xlstm_edge_exporters.checkpoints import Checkpoint
-from xlstm_edge_exporters.quantize.plan import QuantizeOptions, make_plan
+from xlstm_edge_exporters.quantize.plan import make_plan
 from xlstm_edge_exporters.quantize.sources import round_to_nearest
+from xlstm_edge_exporters.recipe import Recipe
 from xlstm_edge_exporters.reference import iterate_names
 from xlstm_edge_exporters.spec import MLSTM, SLSTM, Block, FeedForward, ModelSpec, Norm, UpMLSTM
 from xlstm_edge_exporters.trace import GraphOptions, trace
@@ -58,7 +59,9 @@ def large(width: int, blocks: int, heads: int, vocab: int, ffn: int) -> ModelSpe
     head_norm = Norm(kind="layer", eps=1e-6, weight=False)
     mixer = MLSTM(heads=heads, qk_width=width // 2, v_width=width, gate_soft_cap=15.0, head_norm=head_norm, bias=False)
     block = Block(norm=RMS, mixer=mixer, ffn_norm=RMS, ffn=FeedForward(width=ffn, activation="silu", bias=False))
-    return ModelSpec(family="B", width=width, blocks=(block,) * blocks, norm=RMS, vocab_size=vocab, logit_soft_cap=30.0)
+    return ModelSpec(
+        family="xlstm_large", width=width, blocks=(block,) * blocks, norm=RMS, vocab_size=vocab, logit_soft_cap=30.0
+    )
 
 
 def v1(width: int, blocks: int, heads: int, vocab: int) -> ModelSpec:
@@ -68,7 +71,7 @@ def v1(width: int, blocks: int, heads: int, vocab: int) -> ModelSpec:
     slstm = SLSTM(heads=heads, width=width, conv_kernel=4, head_norm=LAYER)
     kinds = [Block(norm=LAYER, mixer=up), Block(norm=LAYER, mixer=slstm, ffn_norm=LAYER, ffn=ffn)]
     return ModelSpec(
-        family="A1",
+        family="xlstm_lm",
         width=width,
         blocks=tuple(kinds[i % 8 == 1] for i in range(blocks)),
         norm=LAYER,
@@ -102,7 +105,7 @@ def build(folder: Path, shape: str, variant: str) -> Path:
         spec = SHAPES[shape]()
         weights = {name: Weight(size, partial(random_weight, name, size)) for name, size in iterate_names(spec)}
         bits = VARIANTS[variant]
-        plan = make_plan(spec, weights, QuantizeOptions(bits=bits[0], group=bits[1])) if bits else {}
+        plan = make_plan(spec, weights, Recipe(quantize=f"int{bits[0]}", block_size=bits[1])) if bits else {}
         checkpoint = Checkpoint(folder, (), {}, spec, weights)
         write_bundle(checkpoint, out, GraphOptions(), plan=plan, quantizer=round_to_nearest)
     return out
@@ -141,7 +144,7 @@ def write_checkpoint(folder: Path, shape: str) -> Path:
     from safetensors.torch import save_file
     from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
-    from xlstm_edge_exporters.official import NATIVE
+    from xlstm_edge_exporters.pytorch_baseline import NATIVE
 
     out, spec = folder / f"{shape}-checkpoint", SHAPES[shape]()
     heads, ffn, vocab = spec.blocks[0].mixer.heads, spec.blocks[0].ffn, spec.vocab_size
@@ -222,7 +225,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=["int4-32", "int4-256", "int8-128"], choices=list(VARIANTS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print one JSON document, for examples/plots/draw.py")
     parser.add_argument("--depths", nargs="*", type=int, default=[], help="decode also after this many tokens")
     parser.add_argument("--tune", action="store_true", help="tune each bundle first, as a user would on a device")
     parser.add_argument("--python-share", action="store_true", help="print what Python adds to a step and stop")
@@ -244,8 +247,8 @@ def main() -> None:
         for shape in args.shapes:
             sys.stdout.write(f"{write_checkpoint(args.dir, shape)}\n")
         return
-    where = machine(None)
-    sys.stdout.write(f"{where['cpu']}, {where['cores']} cores, onnxruntime {where['onnxruntime']}\n")
+    where, rows = machine(None), list[dict[str, Any]]()
+    sys.stderr.write(f"{where['cpu']}, {where['cores']} cores, onnxruntime {where['onnxruntime']}\n")
     for shape in args.shapes:
         for variant in args.variants:
             path = build(args.dir, shape, variant)
@@ -258,8 +261,11 @@ def main() -> None:
                     line = (
                         f"{shape} {variant:8} {threads} threads  {row['job']:10} {row['ours']:8.1f} tokens/s  {ratio}"
                     )
-                    sys.stdout.write((json.dumps(row) if args.json else line) + "\n")
+                    rows.append(row)
+                    (sys.stderr if args.json else sys.stdout).write(line + "\n")
                     sys.stdout.flush()
+    if args.json:
+        sys.stdout.write(json.dumps({"machine": where, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is fuzzed: each reader of a file that strangers may have written, and what success must mean.
+"""What is fuzzed: each reader of untrusted input, and what success must mean.
 
 A target makes one mutated input and runs its reader. Success means: the same outputs as before, or a document that says
 what it says in the closed terms of its reader (and says the same after being written again). Everything else is one
@@ -20,9 +20,10 @@ import yaml
 from xlstm_edge import facade
 from xlstm_edge_exporters.checkpoints import open_checkpoint
 from xlstm_edge_exporters.recipe import read_recipe
-from xlstm_edge_runtime import load, tune, tuning
+from xlstm_edge_runtime import layout, load, tune, tuning
 from xlstm_edge_runtime.errors import VerificationError
-from xlstm_edge_runtime.manifest import MANIFEST, VECTORS, Manifest, file_entry
+from xlstm_edge_runtime.layout import MANIFEST, VECTORS
+from xlstm_edge_runtime.manifest import Manifest, file_entry
 from xlstm_edge_runtime.snapshot import read_snapshot, write_snapshot
 from xlstm_edge_runtime.tokenizer import load_tokenizer
 from xlstm_edge_runtime.vectors import read_vectors
@@ -34,7 +35,7 @@ from ..oracles.official import make_checkpoint
 from . import mutate
 
 RECIPE = {
-    "quantize": "int4", "method": "rtn", "group_size": 64, "chunk": 32, "all_logits": False, "head_bits": 8,
+    "quantize": "int4", "method": "rtn", "block_size": 64, "chunk": 32, "all_logits": False, "head_bits": 8,
     "keep": {"blocks.0.*": 8},
 }  # fmt: skip
 
@@ -54,21 +55,21 @@ class Corpus:
     def __init__(self, root: Path) -> None:
         cases = {case.name: case for case in CASES}
         self.root = root
-        self.checkpoint = make_checkpoint(cases["a1-five-heads"], root / "plain")
-        self.torch_checkpoint = make_checkpoint(cases["a1-sigmoid"], root / "torch")
-        self.hub_checkpoint = make_checkpoint(cases["c-plain"], root / "hub")
+        self.checkpoint = make_checkpoint(cases["lm-five-heads"], root / "plain")
+        self.torch_checkpoint = make_checkpoint(cases["lm-sigmoid"], root / "torch")
+        self.hub_checkpoint = make_checkpoint(cases["hf-plain"], root / "hub")
         self.bundle = root / "bundle"
         facade.export(self.checkpoint, self.bundle, chunk=8, quantize="int4")
         self.text = (self.bundle / MANIFEST).read_text()
         self.manifest = Manifest.from_json(self.text)
         tune.ROUNDS, tune.CHUNKS, tune.SPINS = 1, (4,), (20,)
         tune.tune_bundle(self.bundle)
-        self.tuning = json.loads((self.bundle / tuning.FOLDER / tuning.RECORD).read_text())
+        self.tuning = json.loads((self.bundle / layout.TUNING / layout.TUNING_RECORD).read_text())
         self.tokenizer = json.loads((SHIPPED / "tokenizer.json").read_text())
         self.tokenizer["model"]["vocab"] = dict(list(self.tokenizer["model"]["vocab"].items())[:300])
         self.tokenizer["model"]["merges"] = []
         table = self.manifest.state
-        write_snapshot(root / "state", table.join(table.initial()), source=self.manifest.source, tokens=3)
+        write_snapshot(root / "state", table.merge_heads(table.initial()), source=self.manifest.source, tokens=3)
         self.state = (root / "state").read_bytes()
         self.graph = (self.bundle / self.manifest.graph.file).read_bytes()
         self.probe = np.arange(11) % load(self.bundle).output_width
@@ -127,7 +128,7 @@ def vectors(c: Corpus, rng: Random) -> None:
 def tuned(c: Corpus, rng: Random) -> None:
     """A tuning that is not as written is not used; never an error of its own."""
     place = c.copy_of("tuning", c.bundle)
-    (place / tuning.FOLDER / tuning.RECORD).write_bytes(mutate.json_bytes(rng, c.tuning))
+    (place / layout.TUNING / layout.TUNING_RECORD).write_bytes(mutate.json_bytes(rng, c.tuning))
     found = tuning.read_tuning(place, c.manifest)
     assert found is None or (1 <= found.chunk <= c.manifest.graph.chunk and type(found.threads) is int)
 
@@ -136,7 +137,7 @@ def recipe(c: Corpus, rng: Random) -> None:
     """TOML, and the options behind it."""
     path = c.root / "recipe.toml"
     path.write_bytes(toml_bytes(rng, mutate.document(rng, RECIPE)))
-    read_recipe(path, {}).quantize_options()
+    read_recipe(path, {})
 
 
 def toml_bytes(rng: Random, document: Any) -> bytes:
@@ -221,13 +222,13 @@ def graph(c: Corpus, rng: Random) -> None:
     entry = file_entry(place / "model.onnx")
     document["files"]["model.onnx"] = {"bytes": entry.bytes, "sha256": entry.sha256}
     (place / MANIFEST).write_text(json.dumps(document))
-    shutil.rmtree(place / tuning.FOLDER, ignore_errors=True)
+    shutil.rmtree(place / layout.TUNING, ignore_errors=True)
     for _ in verify_bundle(place, threads=1):
         pass
-    came = load(place, threads=1).session().prefill(c.probe)
-    if np.abs(came - c.expected).max() > 0.1 * np.ptp(c.expected):
+    got = load(place, threads=1).session().prefill(c.probe)
+    if np.abs(got - c.expected).max() > 0.1 * np.ptp(c.expected):
         raise VerificationError(
-            "expected a verified graph to compute the same, came another; never raised by the product"
+            "expected a verified graph to compute the same, got another; never raised by the product"
         )
 
 

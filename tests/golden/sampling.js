@@ -1,4 +1,4 @@
-// The sampler written again from the docstrings of sampling.py and exact.py, to show that they say enough.
+// The sampler written again from the docstrings of sampling.py and exact_math.py, to show that they say enough.
 // node sampling.js sampling.json: prints the ids of every case, as JSON.
 const fs = require("fs");
 const MASK = (1n << 64n) - 1n;

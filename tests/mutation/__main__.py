@@ -17,7 +17,7 @@ from .judge import ROOT, file_of
 from .lines import line_map
 from .mutants import Mutant, mutants, mutated
 
-WRITERS = "files contract manifest state vectors".split()  # what an export itself is made with
+WRITERS = "files layout manifest manifest_sections state vectors".split()  # what an export itself is made with
 MOST_TESTS, MOST_SECONDS, SECONDS_OF_A_REMOVAL = 40, 8.0, 200.0
 
 

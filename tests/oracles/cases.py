@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+V1 = ("xlstm_lm", "xlstm_lm_hf", "xlstm_stack")  # families of xLSTM v1
+
 
 @dataclass(frozen=True)
 class Case:
@@ -70,46 +72,48 @@ _BARE = v1(
 )  # fmt: skip
 
 CASES = [
-    Case("a1-mixed", "A1", v1(64, 3, [1], 97)),
-    Case("a1-one-head", "A1", _ONE_HEAD, {"keep": "lm_head.weight"}),
-    Case("a1-three-heads", "A1", _THREE_HEADS, {"slstm_layout": "cuda"}),
-    Case("a1-five-heads", "A1", _FIVE_HEADS, {"format": "pt"}),
+    Case("lm-mixed", "xlstm_lm", v1(64, 3, [1], 97)),
+    Case("lm-one-head", "xlstm_lm", _ONE_HEAD, {"keep": "lm_head.weight"}),
+    Case("lm-three-heads", "xlstm_lm", _THREE_HEADS, {"slstm_layout": "cuda"}),
+    Case("lm-five-heads", "xlstm_lm", _FIVE_HEADS, {"format": "pt"}),
     Case(
-        "a1-all-slstm", "A1", v1(48, 2, "all", 70, s_num_heads=6, s_conv1d_kernel_size=5, f_act_fn="relu"),
+        "lm-all-slstm", "xlstm_lm", v1(48, 2, "all", 70, s_num_heads=6, s_conv1d_kernel_size=5, f_act_fn="relu"),
         {"extra": {"type": "xLSTMLMModel"}},
     ),
-    Case("a1-no-slstm", "A1", v1(32, 2, [], 300, m_num_heads=2, m_conv1d_kernel_size=5, m_qkv_proj_blocksize=8)),
-    Case("a1-bare", "A1", _BARE),
-    Case("a1-wide-head", "A1", v1(64, 2, [1], 45, m_num_heads=1)),
+    Case("lm-no-slstm", "xlstm_lm", v1(32, 2, [], 300, m_num_heads=2, m_conv1d_kernel_size=5, m_qkv_proj_blocksize=8)),
+    Case("lm-bare", "xlstm_lm", _BARE),
+    Case("lm-wide-head", "xlstm_lm", v1(64, 2, [1], 45, m_num_heads=1)),
     Case(
-        "a1-selu", "A1", v1(32, 1, [0], 40, s_num_heads=2, s_conv1d_kernel_size=3, f_act_fn="selu", tie_weights=True),
+        "lm-selu", "xlstm_lm", v1(32, 1, [0], 40, s_num_heads=2, s_conv1d_kernel_size=3, f_act_fn="selu", tie_weights=True),
         {"slstm_layout": "cuda", "keep": "token_embedding.weight"},
     ),
     Case(
-        "a1-sigmoid", "A1", v1(20, 4, [0, 3], 40, s_num_heads=2, f_act_fn="sigmoid", tie_weights=True),
+        "lm-sigmoid", "xlstm_lm", v1(20, 4, [0, 3], 40, s_num_heads=2, f_act_fn="sigmoid", tie_weights=True),
         {"format": "pt"},
     ),
     # The wrapper drops the head whatever tie_weights says.
-    Case("a2-tied", "A2", v1(32, 2, [1], 80) | {"slstm_block": {}}, {"slstm_layout": "cuda"}),
-    Case("a2-mlstm", "A2", v1(24, 2, [], 50, m_num_heads=3, m_round_proj_up_to_multiple_of=24, tie_weights=True)),
-    Case("a3-mixed", "A3", v1(28, 3, [0, 2], None, m_num_heads=2, s_num_heads=7)),
-    Case("a3-one-head", "A3", v1(12, 1, [], None, m_num_heads=1, m_qkv_proj_blocksize=64)),
-    Case("a3-slstm", "A3", v1(27, 2, "all", None, s_num_heads=1, ffn=False), {"slstm_layout": "cuda"}),
-    Case("b-plain", "B", large(64, 3, 4, 120)),
-    Case("b-one-head", "B", large(25, 2, 1, 40, qk_dim_factor=1.0, norm_eps=1e-5, eps=1e-3)),
+    Case("lm-hf-tied", "xlstm_lm_hf", v1(32, 2, [1], 80) | {"slstm_block": {}}, {"slstm_layout": "cuda"}),
+    Case("lm-hf-mlstm", "xlstm_lm_hf", v1(24, 2, [], 50, m_num_heads=3, m_round_proj_up_to_multiple_of=24, tie_weights=True)),
+    Case("stack-mixed", "xlstm_stack", v1(28, 3, [0, 2], None, m_num_heads=2, s_num_heads=7)),
+    Case("stack-one-head", "xlstm_stack", v1(12, 1, [], None, m_num_heads=1, m_qkv_proj_blocksize=64)),
+    Case("stack-slstm", "xlstm_stack", v1(27, 2, "all", None, s_num_heads=1, ffn=False), {"slstm_layout": "cuda"}),
+    Case("large-plain", "xlstm_large", large(64, 3, 4, 120)),
+    Case("large-one-head", "xlstm_large", large(25, 2, 1, 40, qk_dim_factor=1.0, norm_eps=1e-5, eps=1e-3)),
     Case(
-        "b-three-heads", "B", large(36, 2, 3, 50, use_bias=True, v_dim_factor=2.0, gate_soft_cap=7.0), {"shards": 3}
+        "large-three-heads", "xlstm_large",
+        large(36, 2, 3, 50, use_bias=True, v_dim_factor=2.0, gate_soft_cap=7.0),
+        {"shards": 3},
     ),
-    Case("b-fused", "B", large(40, 2, 5, 64, weight_mode="fused", use_bias=True, add_out_norm=False)),
-    Case("b-wide-vocab", "B", large(32, 1, 2, 300, output_logit_soft_cap=11.5, ffn_proj_factor=1.3)),
-    Case("b-wide-heads", "B", large(320, 1, 2, 50)),
-    Case("b-uncapped", "B", large(48, 2, 6, 45, gate_soft_cap=None, output_logit_soft_cap=None)),
-    Case("c-plain", "C", large(64, 2, 4, 90, qk_dim_factor=1.0)),
-    Case("c-one-head", "C", large(64, 2, 1, 40, use_bias=True, qk_dim_factor=1.0, v_dim_factor=2.0), {"shards": 2}),
-    Case("c-tied", "C", large(96, 1, 2, 50, qk_dim_factor=0.6667, v_dim_factor=0.6667), {"head": False}),
+    Case("large-fused", "xlstm_large", large(40, 2, 5, 64, weight_mode="fused", use_bias=True, add_out_norm=False)),
+    Case("large-wide-vocab", "xlstm_large", large(32, 1, 2, 300, output_logit_soft_cap=11.5, ffn_proj_factor=1.3)),
+    Case("large-wide-heads", "xlstm_large", large(320, 1, 2, 50)),
+    Case("large-uncapped", "xlstm_large", large(48, 2, 6, 45, gate_soft_cap=None, output_logit_soft_cap=None)),
+    Case("hf-plain", "xlstm_hf", large(64, 2, 4, 90, qk_dim_factor=1.0)),
+    Case("hf-one-head", "xlstm_hf", large(64, 2, 1, 40, use_bias=True, qk_dim_factor=1.0, v_dim_factor=2.0), {"shards": 2}),
+    Case("hf-tied", "xlstm_hf", large(96, 1, 2, 50, qk_dim_factor=0.6667, v_dim_factor=0.6667), {"head": False}),
     Case(
-        "c-old-names", "C", large(96, 1, 3, 64, qk_dim_factor=2.0, v_dim_factor=2.0, norm_eps=1e-5),
+        "hf-old-names", "xlstm_hf", large(96, 1, 3, 64, qk_dim_factor=2.0, v_dim_factor=2.0, norm_eps=1e-5),
         {"old_names": True},
     ),
-    Case("c-odd-widths", "C", large(40, 2, 5, 37)),
+    Case("hf-odd-widths", "xlstm_hf", large(40, 2, 5, 37)),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Blocks of xLSTM-Large (families B and C): names of xlstm/xlstm_large/model.py, formulas of arXiv:2503.13427.
+"""Blocks of xLSTM-Large (families xlstm_large and xlstm_hf): names of xlstm/xlstm_large/model.py, formulas of arXiv:2503.13427.
 
 Norms multiply by the plain weight. A fused layout is cut into the single one when it is read.
 """

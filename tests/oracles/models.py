@@ -31,21 +31,21 @@ Tensors = dict[str, torch.Tensor]
 
 def is_tied(case: Case) -> bool:
     """Whether embedding and head are one matrix."""
-    return case.family == "A2" or bool(case.config.get("tie_weights")) or case.store.get("head") is False
+    return case.family == "xlstm_lm_hf" or bool(case.config.get("tie_weights")) or case.store.get("head") is False
 
 
 def build(case: Case) -> Any:
     """The official model of the case's config."""
-    if case.family == "B":
+    if case.family == "xlstm_large":
         from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
         return xLSTMLarge(xLSTMLargeConfig(**case.config, **KERNELS)).eval()
-    if case.family == "C":
+    if case.family == "xlstm_hf":
         from transformers import xLSTMForCausalLM
 
         model: Any = xLSTMForCausalLM(hugging_face_config(case))
         return model.eval()
-    return build_v1(case.config, stack_only=case.family == "A3", tied=is_tied(case))
+    return build_v1(case.config, stack_only=case.family == "xlstm_stack", tied=is_tied(case))
 
 
 def hugging_face_config(case: Case) -> Any:
@@ -95,7 +95,7 @@ def to_cuda_layout(kernel: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tens
 
 def load(case: Case, folder: Path, dtype: torch.dtype) -> Any:
     """The official model with the stored weights, computing in `dtype`."""
-    loaders = {"B": _load_large, "C": _load_hugging_face}
+    loaders = {"xlstm_large": _load_large, "xlstm_hf": _load_hugging_face}
     model = loaders.get(case.family, _load_v1)(case, folder).to(dtype)
     if dtype == torch.float64:
         _widen(model)
@@ -114,10 +114,10 @@ def stored_tensors(folder: Path) -> Tensors:
 
 def _load_v1(case: Case, folder: Path) -> Any:
     """No official loader: the trainer's own leaves the sLSTM bias in the other layout on a CPU."""
-    wrapped = case.family == "A2"
+    wrapped = case.family == "xlstm_lm_hf"
     path = folder / ("config.json" if wrapped else "config.yaml")
     config = json.loads(path.read_text())["_xlstm_config"] if wrapped else yaml.safe_load(path.read_text())
-    model = build_v1(config, stack_only=case.family == "A3", tied=is_tied(case))
+    model = build_v1(config, stack_only=case.family == "xlstm_stack", tied=is_tied(case))
     tensors = {name.removeprefix("model."): tensor for name, tensor in stored_tensors(folder).items()}
     if case.store.get("slstm_layout") == "cuda":
         tensors = relayout(tensors, to_cuda=False)

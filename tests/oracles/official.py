@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .cases import CASES, Case, sequence_of
+from .cases import CASES, V1, Case, sequence_of
 from .models import Tensors, build, is_tied, load, relayout, to_cuda_layout
 from .randomness import randomize
 
@@ -49,14 +49,14 @@ class Limit:
 def _one_tap(case: Case) -> bool:
     """A v1 convolution of kernel size 1."""
     blocks = [(case.config.get(f"{kind}_block") or {}).get(kind) or {} for kind in ("mlstm", "slstm")]
-    return case.family[0] == "A" and any(block.get("conv1d_kernel_size", 4) == 1 for block in blocks)
+    return case.family in V1 and any(block.get("conv1d_kernel_size", 4) == 1 for block in blocks)
 
 
 def _ragged_cache(case: Case) -> bool:
     """A Hugging Face model whose q or v width is no multiple of 64."""
     width, config = case.config["embedding_dim"], case.config
     factors = (config.get("qk_dim_factor", 0.5), config.get("v_dim_factor", 1.0))
-    return case.family == "C" and any(int(width * factor) % 64 for factor in factors)
+    return case.family == "xlstm_hf" and any(int(width * factor) % 64 for factor in factors)
 
 
 LIMITS = (
@@ -76,7 +76,7 @@ def make_checkpoint(case: Case, directory: Path, dtype: str | torch.dtype = "flo
     directory.mkdir(parents=True, exist_ok=True)
     model = build(case)
     randomize(model, seed, is_tied(case))
-    savers = {"B": _save_large, "C": _save_hugging_face}
+    savers = {"xlstm_large": _save_large, "xlstm_hf": _save_hugging_face}
     savers.get(case.family, _save_v1)(case, model, directory, kind)
     return directory
 
@@ -86,11 +86,11 @@ def _tensors(model: nn.Module, dtype: torch.dtype) -> Tensors:
 
 
 def _save_v1(case: Case, model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
-    """A1, A3: config.yaml beside model.safetensors or a torch state dict; A2: config.json, prefixed names, no head."""
+    """config.yaml beside model.safetensors or a torch state dict; for xlstm_lm_hf config.json, prefixed names, no head."""
     state, config = _tensors(model, dtype), case.config | case.store.get("extra", {})
     if case.store.get("slstm_layout") == "cuda":
         state = relayout(state, to_cuda=True)
-    if case.family == "A2":
+    if case.family == "xlstm_lm_hf":
         state = {f"model.{name}": tensor for name, tensor in state.items() if name != "lm_head.weight"}
         shared = {key: config[key] for key in ("vocab_size", "embedding_dim", "context_length")}
         auto_map = {"AutoConfig": "configuration_xlstm.xLSTMConfig", "AutoModel": "modeling_xlstm.xLSTMModel"}
@@ -164,10 +164,10 @@ def run_parallel(case: Case, directory: Path, sequence: Any, dtype: str) -> Floa
     """Outputs of the full-sequence path, whether it can run or not."""
     kind = getattr(torch, dtype)
     model, x = load(case, directory, kind), _inputs(sequence, kind)[None]
-    if case.family[0] == "A":
+    if case.family in V1:
         output = model(x)
     else:
-        output = model(x)[0] if case.family == "B" else _hugging_face(model, x, None, use_cache=False)[0]
+        output = model(x)[0] if case.family == "xlstm_large" else _hugging_face(model, x, None, use_cache=False)[0]
     return np.asarray(output[0])
 
 
@@ -179,10 +179,12 @@ def _inputs(sequence: Any, kind: torch.dtype) -> torch.Tensor:
 
 def _step(case: Case, model: Any, x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
     """x (1, 1) or (1, 1, D) and a state -> output and state."""
-    if case.family[0] == "A":
+    if case.family in V1:
         output, state = model.step(x, state=state)
     else:
-        output, state = model(x, state) if case.family == "B" else _hugging_face(model, x, state, use_cache=True)
+        output, state = (
+            model(x, state) if case.family == "xlstm_large" else _hugging_face(model, x, state, use_cache=True)
+        )
     return output, state
 
 
@@ -199,11 +201,11 @@ def _hugging_face(model: Any, x: torch.Tensor, cache: Any, *, use_cache: bool) -
 
 def _named_states(case: Case, state: Any) -> dict[str, Floats]:
     """The official containers in the reference's convention."""
-    if case.family[0] == "A":
+    if case.family in V1:
         heads = ((case.config["slstm_block"] or {}).get("slstm") or {}).get("num_heads", 4)
         blocks = [_v1_state(state[f"block_{index}"], heads) for index in range(len(state))]
     else:
-        layers = state if case.family == "B" else state.rnn_state
+        layers = state if case.family == "xlstm_large" else state.rnn_state
         blocks = [dict(zip("Cnm", (t[0] for t in layers[i]), strict=True)) for i in range(len(layers))]
         blocks = [block | {"m": block["m"].reshape(-1)} for block in blocks]
     return {f"blocks.{i}.{name}": tensor.numpy() for i, block in enumerate(blocks) for name, tensor in block.items()}

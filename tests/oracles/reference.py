@@ -4,8 +4,8 @@
     >>> logits = model.run([3, 1, 4])  # (3, V)
     >>> model.state()["blocks.0.C"]  # (NH, dk, dv)
 
-Families: A1 v1 language model, A2 the same in a Hugging Face wrapper, A3 bare v1 block stack, B xLSTM-Large,
-C Hugging Face xLSTM.
+Families: xlstm_lm, xlstm_lm_hf (the same in a Hugging Face wrapper), xlstm_stack (its bare blocks), xlstm_large,
+xlstm_hf (Hugging Face xLSTMForCausalLM).
 """
 
 import re
@@ -22,22 +22,22 @@ from .v1 import NORM_EPS, MLSTMBlock, SLSTMBlock
 
 # family -> (prefix of the block stack, name of the embedding)
 STACKS = {
-    "A1": ("xlstm_block_stack.", "token_embedding.weight"),
-    "A2": ("model.xlstm_block_stack.", "model.token_embedding.weight"),
-    "A3": ("", None),
-    "B": ("backbone.", "embedding.weight"),
-    "C": ("backbone.", "backbone.embeddings.weight"),
+    "xlstm_lm": ("xlstm_block_stack.", "token_embedding.weight"),
+    "xlstm_lm_hf": ("model.xlstm_block_stack.", "model.token_embedding.weight"),
+    "xlstm_stack": ("", None),
+    "xlstm_large": ("backbone.", "embedding.weight"),
+    "xlstm_hf": ("backbone.", "backbone.embeddings.weight"),
 }
 
 
 def family_of(names: Collection[str]) -> str:
     """The family, from the tensor names alone."""
     if any(name.startswith("backbone.blocks.") for name in names):
-        return "C" if "backbone.embeddings.weight" in names else "B"
-    for family in ("A2", "A1", "A3"):
+        return "xlstm_hf" if "backbone.embeddings.weight" in names else "xlstm_large"
+    for family in ("xlstm_lm_hf", "xlstm_lm", "xlstm_stack"):
         if any(name.startswith(f"{STACKS[family][0]}blocks.") for name in names):
             return family
-    raise ValueError("no xLSTM of the families A1, A2, A3, B, C: no tensor name holds a block of theirs")
+    raise ValueError("no xLSTM of a known family: no tensor name holds a block of theirs")
 
 
 class Reference:
@@ -58,7 +58,7 @@ class Reference:
 
     def _tie(self) -> None:
         """Embedding and head stand in for each other where only one is stored."""
-        if self.family != "A3":
+        if self.family != "xlstm_stack":
             self.embedding = self.head_matrix if self.embedding is None else self.embedding
             self.head_matrix = self.embedding if self.head_matrix is None else self.head_matrix
             if self.embedding is None:
@@ -69,7 +69,7 @@ class Reference:
         pattern = re.compile(re.escape(f"{self.prefix}blocks.") + r"(\d+)\.")
         indices = sorted({int(match[1]) for name in weights.names if (match := pattern.match(name))})
         prefixes = [f"{self.prefix}blocks.{index}." for index in indices]
-        if self.family in ("B", "C"):
+        if self.family in ("xlstm_large", "xlstm_hf"):
             return [LargeBlock(weights, prefix, self.config) for prefix in prefixes]
         activation = ((config.get("slstm_block") or {}).get("feedforward") or {}).get("act_fn", "gelu")
         return [
@@ -81,7 +81,7 @@ class Reference:
 
     def _norm(self, weights: Weights) -> Array | RMSNorm | None:
         """The norm behind the blocks, if one is stored."""
-        if self.family not in ("B", "C"):
+        if self.family not in ("xlstm_large", "xlstm_hf"):
             stored = weights.find(f"{self.prefix}post_blocks_norm.weight")
             return None if stored is None else 1.0 + stored
         has_norm = "backbone.out_norm.weight" in weights.names
@@ -115,7 +115,9 @@ class Reference:
             x = layer_norm(x, self.norm, NORM_EPS)
         if self.head_matrix is None:
             return x
-        return soft_cap(self.head_matrix @ x, self.config.logit_cap if self.family in ("B", "C") else None)
+        return soft_cap(
+            self.head_matrix @ x, self.config.logit_cap if self.family in ("xlstm_large", "xlstm_hf") else None
+        )
 
 
 def reference(checkpoint: Path) -> Reference:

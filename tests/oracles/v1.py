@@ -1,4 +1,4 @@
-"""Blocks of xLSTM v1 (families A1, A2, A3): names and layouts of xlstm/blocks, formulas of arXiv:2405.04517.
+"""Blocks of xLSTM v1 (xlstm_lm, xlstm_lm_hf, xlstm_stack): names and layouts of xlstm/blocks, formulas of arXiv:2405.04517.
 
 Every norm of this family multiplies by 1 + w, has no bias and eps 1e-5. Sizes come from the tensors alone.
 """

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlstm_edge_runtime.errors import CheckpointError
+from xlstm_edge_runtime.errors import CheckpointError, escaped
 
 from ..spec import SLSTM, ModelSpec
-from ..weights import Stored, Weights, shown
-from . import large, v1
+from ..weights import Stored, Weights
+from . import large, large_config, v1, v1_config
 from .base import Canonical
 from .config import Section, read_config
 from .files import locate
@@ -22,7 +22,7 @@ from .notes import Notes
 from .settings import check_around, check_beside
 from .tensors import open_tensors
 
-KEYS = v1.KEYS | large.KEYS  # every setting that some family reads
+KEYS = v1_config.KEYS | large_config.KEYS  # every setting that some family reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,14 @@ def _refuse_without_ends(selection: Selection, config: dict[str, Any]) -> None:
     )
     if ends and inner in ("xlstm_block_stack", "backbone"):
         raise CheckpointError(
-            "expected an embedding and a head, as vocab_size in the config says, came a checkpoint without them; export the "
-            f"complete checkpoint, or pass --prefix {shown(selection.found.prefix)} for its stack of float vectors"
+            "expected an embedding and a head, as vocab_size in the config says, got a checkpoint without them; export the "
+            f"complete checkpoint, or pass --prefix {escaped(selection.found.prefix)} for its stack of float vectors"
         )
 
 
 def _check_beside(spec: ModelSpec, section: Section, config: dict[str, Any]) -> None:
     """What no tensor shows must stand among the model's own settings, or be what is implied."""
-    if spec.family in ("B", "B3", "C"):
+    if spec.family in ("xlstm_large", "xlstm_large_stack", "xlstm_hf"):
         check_beside(
             section.around,
             config,
@@ -102,18 +102,18 @@ def _check_beside(spec: ModelSpec, section: Section, config: dict[str, Any]) -> 
 
 def _canonical(selection: Selection, config: dict[str, Any], section: Section) -> Canonical:
     stored, form = selection.stored, selection.found.form
-    if form == "B":
+    if form == "xlstm_large":
         return large.load_package(stored, config)
-    if form == "C":
+    if form == "xlstm_hf":
         return large.load_hugging_face(stored, config)
     if form in LARGE_STACKS:
-        return large.load_stack(stored, config, alone=not selection.left_out, hugging_face=form == "C stack")
-    if form == "v1 stack":
-        return v1.load(stored, config, "A3", alone=not selection.left_out)
+        return large.load_stack(stored, config, alone=not selection.left_out, hugging_face=form == "xlstm_hf_stack")
+    if form == "xlstm_stack":
+        return v1.load(stored, config, "xlstm_stack", alone=not selection.left_out)
     wrapped = section.path is not None and section.path.rpartition(".")[2] == "_xlstm_config"
     if wrapped and section.around.get("tie_word_embeddings") is False and "lm_head.weight" not in stored:
         raise CheckpointError(
-            "expected an output head, as tie_word_embeddings false says, came a checkpoint without lm_head.weight; "
+            "expected an output head, as tie_word_embeddings false says, got a checkpoint without lm_head.weight; "
             "export the complete checkpoint"
         )
-    return v1.load(stored, config, "A2" if wrapped else "A1", alone=not selection.left_out)
+    return v1.load(stored, config, "xlstm_lm_hf" if wrapped else "xlstm_lm", alone=not selection.left_out)

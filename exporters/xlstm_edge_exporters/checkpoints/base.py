@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xlstm_edge_runtime.errors import CheckpointError
+from xlstm_edge_runtime.errors import CheckpointError, shown
 
 from ..spec import ModelSpec
-from ..weights import Weights, brief
+from ..weights import Weights
 
 Config = Mapping[str, Any]
 
@@ -27,7 +27,7 @@ def agree(config: Config, key: str, actual: object, where: str = "the tensors") 
     stated = config.get(key)
     if stated is not None and (isinstance(stated, bool) or stated != actual):
         raise CheckpointError(
-            f"expected {key} {brief(stated)} as in the config, came {brief(actual)} from {where}; use the config of "
+            f"expected {key} {shown(stated)} as in the config, got {shown(actual)} from {where}; use the config of "
             "this training"
         )
 
@@ -36,7 +36,7 @@ def section(config: Config, key: str) -> Config | None:
     """A nested mapping; None if absent or null."""
     value = config.get(key)
     if value is not None and not isinstance(value, Mapping):
-        raise CheckpointError(f"expected {key} to be a mapping, came {brief(value)}; use the config of this training")
+        raise CheckpointError(f"expected {key} to be a mapping, got {shown(value)}; use the config of this training")
     return value
 
 
@@ -48,7 +48,7 @@ def number(config: Config, key: str, default: float) -> float:
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise CheckpointError(
-            f"expected {key} to be a positive number, came {brief(value)}; use the config of this training"
+            f"expected {key} to be a positive number, got {shown(value)}; use the config of this training"
         )
     return float(value)
 
@@ -58,7 +58,7 @@ def flag(config: Config, key: str, default: bool) -> bool:
     value = config.get(key, default)
     if not isinstance(value, bool):
         raise CheckpointError(
-            f"expected {key} to be true or false, came {brief(value)}; use the config of this training"
+            f"expected {key} to be true or false, got {shown(value)}; use the config of this training"
         )
     return value
 
@@ -69,7 +69,7 @@ def count_blocks(indices: set[str]) -> int:
     if indices != wanted:
         odd = min(indices - wanted, key=lambda index: (len(index), index))
         raise CheckpointError(
-            f"expected {len(indices)} blocks numbered from 0 without a gap, came block {brief(odd)}; export the complete "
+            f"expected {len(indices)} blocks numbered from 0 without a gap, got block {shown(odd)}; export the complete "
             "checkpoint"
         )
     return len(indices)

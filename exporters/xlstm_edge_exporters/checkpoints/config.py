@@ -15,9 +15,8 @@ from typing import Any
 
 import yaml
 
-from xlstm_edge_runtime.errors import CheckpointError
+from xlstm_edge_runtime.errors import CheckpointError, escaped, shown
 
-from ..weights import brief, shown
 from .settings import meaning_of
 
 LARGEST_JSON, LARGEST_YAML = 16 << 20, 48 << 10  # PyYAML reads 100 kB a second
@@ -63,23 +62,23 @@ class _Loader(yaml.SafeLoader):
 def read_mapping(path: Path) -> dict[str, Any]:
     """A JSON or YAML file that holds a mapping, as plain data; CheckpointError in one sentence for anything else."""
     is_json, kind = path.suffix == ".json", path.suffix[1:]
-    limit, name = LARGEST_JSON if is_json else LARGEST_YAML, shown(path.name)
+    limit, name = LARGEST_JSON if is_json else LARGEST_YAML, escaped(path.name)
     if (size := path.stat().st_size) > limit:
-        raise CheckpointError(f"expected {name} of at most {limit} bytes, came {size}; keep only the config in it")
+        raise CheckpointError(f"expected {name} of at most {limit} bytes, got {size}; keep only the config in it")
     try:
         text = path.read_text(encoding="utf-8-sig")
         value = json.loads(text) if is_json else yaml.load(text, _Loader)
         tree = _plain(value, iter(range(MOST_VALUES)), DEEPEST)
     # PyYAML and json raise of their own: ValueError (dates, digits), AttributeError, KeyError, IndexError (odd tags)
     except (OSError, ValueError, TypeError, AttributeError, LookupError, yaml.YAMLError, RecursionError) as error:
-        reason = shown(" ".join(str(error).split()), 160)
+        reason = escaped(" ".join(str(error).split()), 160)
         if (
             isinstance(error, (AttributeError, LookupError, TypeError)) or "digit" in reason
         ):  # Python's words, no one's help
             reason = "a value that is not of the kind that it says"
-        raise CheckpointError(f"expected {name} to be valid {kind}, came {reason}; repair it") from error
+        raise CheckpointError(f"expected {name} to be valid {kind}, got {reason}; repair it") from error
     if not isinstance(tree, dict):
-        raise CheckpointError(f"expected {name} to hold a mapping, came {brief(value)}; repair it")
+        raise CheckpointError(f"expected {name} to hold a mapping, got {shown(value)}; repair it")
     return tree
 
 
@@ -98,7 +97,7 @@ def read_config(paths: Sequence[Path], keys: Set[str]) -> tuple[Path, Section, d
         shared = keys & settings.keys() & first[2].keys() if _describes(settings) else set()
         if odd := sorted(key for key in shared if settings[key] != first[2][key]):
             raise CheckpointError(
-                f"expected one config, came {shown(first[0].name)} and {shown(path.name)} with different {odd[0]}; "
+                f"expected one config, got {escaped(first[0].name)} and {escaped(path.name)} with different {odd[0]}; "
                 "leave only this model's there"
             )
     return first
@@ -111,8 +110,8 @@ def find_section(tree: Mapping[str, Any]) -> Section:
     found = list({id(values): (path, values) for path, values in reversed([*_search(tree, tree, ())])}.values())[::-1]
     named = [entry for entry in found if entry[0][-1] in WRAPPERS]
     if len(found) > 1 and len(named) != 1:
-        paths = ", ".join(shown(".".join(path)) for path, _ in found[:6])
-        raise CheckpointError(f"expected one model's settings in the config, came {paths}; leave only this model's")
+        paths = ", ".join(escaped(".".join(path)) for path, _ in found[:6])
+        raise CheckpointError(f"expected one model's settings in the config, got {paths}; leave only this model's")
     if not found:
         return Section(tree, None, {})
     path, values = (named or found)[0]
@@ -203,7 +202,7 @@ class _Resolver:
             text = REFERENCE.sub(partial(self._text, place), value)
             if text == value or len(text) > LONGEST_TEXT:
                 raise CheckpointError(
-                    f"expected {self.asked} with references that can be followed, came {brief(value)}; write the value"
+                    f"expected {self.asked} with references that can be followed, got {shown(value)}; write the value"
                 )
             value = text
         return value
@@ -212,7 +211,7 @@ class _Resolver:
         found = self.resolve(*self.lookup(reference[1], place))
         if isinstance(found, (dict, list)) or len(str(found)) > LONGEST_TEXT:
             raise CheckpointError(
-                f"expected {self.asked} to refer to text or a number, came {brief(found)}; write the value"
+                f"expected {self.asked} to refer to text or a number, got {shown(found)}; write the value"
             )
         return str(found)
 
@@ -223,13 +222,11 @@ class _Resolver:
         """
         self.left -= 1
         if self.left < 0:
-            raise CheckpointError(
-                f"expected {self.asked} to have a value, came references in a circle; write the value"
-            )
+            raise CheckpointError(f"expected {self.asked} to have a value, got references in a circle; write the value")
         if ":" in reference:
             raise CheckpointError(
-                f"expected {self.asked} as a value or a reference inside the config, came "
-                f"{brief('${' + reference + '}')}, which reaches outside; write the value that the training had"
+                f"expected {self.asked} as a value or a reference inside the config, got "
+                f"{shown('${' + reference + '}')}, which reaches outside; write the value that the training had"
             )
         dots = len(reference) - len(reference.lstrip("."))
         steps = re.split(r"[.\[]", reference[dots:].replace("]", ""))
@@ -246,11 +243,11 @@ class _Resolver:
                 value = value[int(step[:9])]
             else:
                 raise CheckpointError(
-                    f"expected {self.asked} to refer to a setting of the config, came {brief(reference)}, which it "
+                    f"expected {self.asked} to refer to a setting of the config, got {shown(reference)}, which it "
                     "has not; write the value that the training had"
                 )
         return value, path
 
 
 def _dotted(place: tuple[str, ...]) -> str:
-    return shown(".".join(place))
+    return escaped(".".join(place))

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xlstm_edge_runtime.errors import CheckpointError
+from xlstm_edge_runtime.errors import CheckpointError, escaped, shown
 
-from ..weights import brief, listed, shown
+from ..weights import listed
 from .config import read_mapping
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
@@ -54,7 +54,7 @@ def locate(path: Path, name: str | None = None) -> Located:
         return _locate(path, name)
     except (OSError, ValueError) as error:  # names too long for a file system, folders without permission
         reason = getattr(error, "strerror", None) or "a name that no file can have"
-        raise CheckpointError(f"{HINT}, came {brief(str(path))}: {reason}; check the path") from error
+        raise CheckpointError(f"{HINT}, got {shown(str(path))}: {reason}; check the path") from error
 
 
 def sha256(paths: tuple[Path, ...]) -> str:
@@ -69,7 +69,7 @@ def sha256(paths: tuple[Path, ...]) -> str:
 
 def _locate(path: Path, name: str | None) -> Located:
     if not path.exists():
-        raise CheckpointError(f"{HINT}, came {brief(str(path))}, which does not exist; check the path")
+        raise CheckpointError(f"{HINT}, got {shown(str(path))}, which does not exist; check the path")
     if path.is_dir():
         folder, weights, key, unread = _choose(path, name)
     else:
@@ -78,7 +78,7 @@ def _locate(path: Path, name: str | None) -> Located:
         weights = _shards(path) if INDEX.fullmatch(path.name) else (path,)
     if configs := [folder / config for config in CONFIGS if (folder / config).exists()]:
         return Located(folder, tuple(_inside(config, folder) for config in configs), weights, key, unread)
-    raise CheckpointError(f"{HINT}, came {brief(str(folder))} without a config; put the config of this training there")
+    raise CheckpointError(f"{HINT}, got {shown(str(folder))} without a config; put the config of this training there")
 
 
 def _choose(folder: Path, name: str | None) -> tuple[Path, tuple[Path, ...], str | None, tuple[str, ...]]:
@@ -92,7 +92,7 @@ def _choose(folder: Path, name: str | None) -> tuple[Path, tuple[Path, ...], str
             wanted, key = None, name
     if wanted is None and len(names) > 1:
         raise CheckpointError(
-            f"expected one model in {brief(str(folder))}, came {listed(names)}; name one with --weights FILE"
+            f"expected one model in {shown(str(folder))}, got {listed(names)}; name one with --weights FILE"
         )
     if wanted is None and not names:
         return _inner(folder, name)
@@ -108,10 +108,10 @@ def _inner(folder: Path, name: str | None) -> tuple[Path, tuple[Path, ...], str 
         return _choose(last[0], name)
     if inner:
         raise CheckpointError(
-            f"expected weights in {brief(str(folder))}, came only folders {listed([p.name for p in inner])}; "
+            f"expected weights in {shown(str(folder))}, got only folders {listed([p.name for p in inner])}; "
             "name the folder of one of them"
         )
-    raise CheckpointError(f"{HINT}, came {brief(str(folder))} without any weights; check the path")
+    raise CheckpointError(f"{HINT}, got {shown(str(folder))} without any weights; check the path")
 
 
 def _groups(folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
@@ -146,7 +146,7 @@ def _complete(names: list[str], rest: list[Path]) -> list[str]:
     there = {p.name for p in rest}
     if missing := [name for name in names if name not in there]:
         raise CheckpointError(
-            f"expected shards numbered without a gap, came without {shown(missing[0])}; complete the download"
+            f"expected shards numbered without a gap, got none numbered {escaped(missing[0])}; complete the download"
         )
     return names
 
@@ -154,20 +154,20 @@ def _complete(names: list[str], rest: list[Path]) -> list[str]:
 def _shards(index: Path) -> tuple[Path, ...]:
     weight_map = read_mapping(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"expected {shown(index.name)} with a weight_map of file names, came none; repair it")
+        raise CheckpointError(f"expected {escaped(index.name)} with a weight_map of file names, got none; repair it")
     paths = []
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name or not name.endswith((".safetensors", *TORCH_SUFFIXES)):
             raise CheckpointError(
-                f"expected shards inside the checkpoint's folder, came {brief(name)}; do not trust this index"
+                f"expected shards inside the checkpoint's folder, got {shown(name)}; do not trust this index"
             )
         if not (index.parent / name).exists():
             raise CheckpointError(
-                f"expected the shard {shown(name)} that {shown(index.name)} names, came none; complete the download"
+                f"expected the shard {escaped(name)} that {escaped(index.name)} names, got none; complete the download"
             )
         paths.append(_inside(index.parent / name, index.parent))
     if not paths:
-        raise CheckpointError(f"expected {shown(index.name)} to name shards, came an empty weight_map; repair it")
+        raise CheckpointError(f"expected {escaped(index.name)} to name shards, got an empty weight_map; repair it")
     return tuple(paths)
 
 
@@ -178,7 +178,7 @@ def _inside(path: Path, folder: Path) -> Path:
     homes = [home, *(p.parent / "blobs" for p in home.parents if p.name == "snapshots")]
     if not any(real.is_relative_to(h) for h in homes):
         raise CheckpointError(
-            f"expected the checkpoint's files inside its folder, came {shown(path.name)}, a link that leaves it; "
+            f"expected the checkpoint's files inside its folder, got {escaped(path.name)}, a link that leaves it; "
             "put the file itself there"
         )
     return path
@@ -186,4 +186,4 @@ def _inside(path: Path, folder: Path) -> Path:
 
 def _refuse_special(path: Path) -> None:
     if not path.is_file():
-        raise CheckpointError(f"expected {brief(str(path))} to be a regular file, came something else; check the path")
+        raise CheckpointError(f"expected {shown(str(path))} to be a regular file, got something else; check the path")

@@ -1,4 +1,4 @@
-"""xLSTM-Large: the `xlstm` package's own format (family B), its bare block stack (B3), Hugging Face's form (family C).
+"""xLSTM-Large: the `xlstm` package's form (xlstm_large), its bare blocks (xlstm_large_stack), Hugging Face's (xlstm_hf).
 
 Same mathematics and almost the same keys. Sources: `xlstm/xlstm_large/model.py`,
 `transformers/models/xlstm/modeling_xlstm.py`. Dimensions come from tensor shapes: a Hugging Face config that gives only
@@ -7,62 +7,48 @@ Same mathematics and almost the same keys. Sources: `xlstm/xlstm_large/model.py`
 
 import re
 
-from xlstm_edge_runtime.errors import CheckpointError
+from xlstm_edge_runtime.errors import CheckpointError, escaped
 
 from ..spec import MLSTM, Block, FeedForward, ModelSpec, Norm
-from ..weights import Stored, Weight, brief, concat, shown
+from ..weights import Stored, Weight, concat
 from .base import Canonical, Config, agree, count_blocks, flag, number
-from .settings import check_settings
+from .large_config import agree_either, check_config, require
 
-B_KEYS = frozenset(
-    "embedding_dim num_heads num_blocks vocab_size use_bias norm_eps norm_reduction_force_float32 "
-    "add_out_norm qk_dim_factor v_dim_factor chunkwise_kernel sequence_kernel step_kernel mode chunk_size "
-    "return_last_states autocast_kernel_dtype eps inference_state_dtype ffn_proj_factor "
-    "ffn_round_up_to_multiple_of gate_soft_cap output_logit_soft_cap weight_mode".split()
-)
-C_KEYS = B_KEYS | frozenset(
-    "hidden_size num_hidden_layers tie_word_embeddings add_post_norm add_qk_norm add_post_blocks_norm cell_norm_eps "
-    "hidden_act force_bos_token_insert".split()
-)
-KEYS = C_KEYS
-# Fields of the converters' and of older forms: what each must say, because nothing else is implemented.
-FIXED: dict[str, tuple[object, ...]] = {
-    "add_post_norm": (False, None),
-    "add_qk_norm": (False, None),
-    "hidden_act": ("silu", "swish", None),
-}
-KERNELS = ("chunkwise_kernel", "sequence_kernel", "step_kernel", "forward_backend_name", "step_backend_name")
 BLOCK = re.compile(r"backbone\.blocks\.([0-9]+)\.")
 Shapes = dict[str, tuple[int, ...]]
 
 
 def load_package(stored: Stored, config: Config) -> Canonical:
-    """Family B: config.yaml with the fields of xLSTMLargeConfig."""
-    _require(config, "embedding_dim", "num_heads", "num_blocks", "vocab_size")
+    """xlstm_large: config.yaml with the fields of xLSTMLargeConfig."""
+    require(config, "embedding_dim", "num_heads", "num_blocks", "vocab_size")
     if "lm_head.weight" not in stored:
-        raise CheckpointError(f"expected lm_head.weight, came a checkpoint without it; {_alone(stored)}")
-    return _load(stored, config, "B", embedding="embedding.weight", out_norm=flag(config, "add_out_norm", True))
+        raise CheckpointError(f"expected lm_head.weight, got a checkpoint without it; {_alone(stored)}")
+    return _load(
+        stored, config, "xlstm_large", embedding="embedding.weight", out_norm=flag(config, "add_out_norm", True)
+    )
 
 
 def load_stack(stored: Stored, config: Config, *, alone: bool = True, hugging_face: bool = False) -> Canonical:
-    """B3: the blocks of xLSTM-Large alone, and its out_norm if the config has one: float vectors in and out.
+    """xlstm_large_stack: the blocks of xLSTM-Large alone, and its out_norm if the config has one: float vectors in and out.
 
     In a `hugging_face` model the out_norm always exists and never has a bias.
     """
-    _require(config, "num_heads", "num_blocks" if config.get("num_hidden_layers") is None else "num_hidden_layers")
+    require(config, "num_heads", "num_blocks" if config.get("num_hidden_layers") is None else "num_hidden_layers")
     out_norm = hugging_face or flag(config, "add_out_norm", True)
-    return _load(stored, config, "B3", embedding=None, out_norm=out_norm, shared=not alone, plain_norm=hugging_face)
+    return _load(
+        stored,
+        config,
+        "xlstm_large_stack",
+        embedding=None,
+        out_norm=out_norm,
+        shared=not alone,
+        plain_norm=hugging_face,
+    )
 
 
 def load_hugging_face(stored: Stored, config: Config) -> Canonical:
-    """Family C: out_norm always exists, never has a bias; a missing head is the embedding only if the config says so."""
-    return _load(stored, config, "C", embedding="backbone.embeddings.weight", out_norm=True, plain_norm=True)
-
-
-def _require(config: Config, *keys: str) -> None:
-    for key in keys:
-        if config.get(key) is None:
-            raise CheckpointError(f"expected {key} in an xLSTM-Large config, came none; use the config of the training")
+    """xlstm_hf: out_norm always exists, never has a bias; a missing head is the embedding only if the config says so."""
+    return _load(stored, config, "xlstm_hf", embedding="backbone.embeddings.weight", out_norm=True, plain_norm=True)
 
 
 def _load(
@@ -75,17 +61,17 @@ def _load(
     shared: bool = False,
     plain_norm: bool = False,
 ) -> Canonical:
-    ignored = _check_config(config, shared=shared)
+    ignored = check_config(config, shared=shared)
     count = count_blocks({match[1] for name in stored.names if (match := BLOCK.match(name))})
     width = stored.shape("backbone.blocks.0.norm_mlstm.weight", 1)[0]
     vocab = None if embedding is None else stored.shape(embedding, 2)[0]
     heads = stored.shape(_gate_name(stored), 2)[0] // (2 if _fused(stored) else 1)
     agree(config, "num_heads", heads)
-    _agree_either(config, ("embedding_dim", "hidden_size"), width)
-    _agree_either(config, ("num_blocks", "num_hidden_layers"), count)
+    agree_either(config, ("embedding_dim", "hidden_size"), width)
+    agree_either(config, ("num_blocks", "num_hidden_layers"), count)
     if vocab is not None:
         agree(config, "vocab_size", vocab)
-    bias, tied = flag(config, "use_bias", False), family == "C" and _tied(stored, config)
+    bias, tied = flag(config, "use_bias", False), family == "xlstm_hf" and _tied(stored, config)
     expected: Shapes = {}
     if embedding is not None and vocab is not None:
         expected = {name: (vocab, width) for name in (embedding, "lm_head.weight") if not (tied and name != embedding)}
@@ -102,27 +88,6 @@ def _load(
     return Canonical(spec, weights, tuple(ignored))
 
 
-def _check_config(config: Config, *, shared: bool = False) -> list[str]:
-    """Names of the ignored settings; CheckpointError for those that disagree or are not known."""
-    for key in KERNELS:
-        if "siging" in str(config.get(key, "")):
-            raise CheckpointError(
-                f"expected exponential input gates, came {key} {brief(config[key])}; sigmoid gates are not supported"
-            )
-    for key, allowed in FIXED.items():
-        if config.get(key) not in allowed:
-            raise CheckpointError(
-                f"expected {key} {brief(allowed[0])}, came {brief(config[key])}, which no released model uses; "
-                "not supported"
-            )
-    if (eps := config.get("cell_norm_eps")) is not None and eps != number(config, "norm_eps", 1e-6):
-        raise CheckpointError(
-            f"expected cell_norm_eps as norm_eps, came {brief(eps)}, which no released model uses; not supported"
-        )
-    ignored = check_settings(config, C_KEYS, "an xLSTM-Large config", shared=shared)
-    return [name for name in ignored if not name.startswith("_")]
-
-
 def _tied(stored: Stored, config: Config) -> bool:
     """A head that is not in the file is the embedding if the config says so; the form's default is that it is not."""
     stored.refuse_odd("lm_head.weight")
@@ -130,7 +95,7 @@ def _tied(stored: Stored, config: Config) -> bool:
         return False
     if not flag(config, "tie_word_embeddings", False):
         raise CheckpointError(
-            "expected lm_head.weight, came a checkpoint without it and a config that does not tie it to the embedding; "
+            "expected lm_head.weight, got a checkpoint without it and a config that does not tie it to the embedding; "
             + _alone(stored)
         )
     return True
@@ -139,16 +104,9 @@ def _tied(stored: Stored, config: Config) -> bool:
 def _alone(stored: Stored) -> str:
     stack = stored.label("backbone.blocks.0.norm_mlstm.weight").removesuffix("blocks.0.norm_mlstm.weight")
     return (
-        f"export the complete checkpoint with its own config, or pass --prefix {shown(stack)} if only its stack of float "
+        f"export the complete checkpoint with its own config, or pass --prefix {escaped(stack)} if only its stack of float "
         "vectors is meant"
     )
-
-
-def _agree_either(config: Config, keys: tuple[str, str], actual: int) -> None:
-    """Hugging Face files state width and depth under two names, and one of them may be a default that nobody meant."""
-    if actual not in (config.get(keys[0]), config.get(keys[1])):
-        for key in keys:
-            agree(config, key, actual)
 
 
 def _canonical(
@@ -230,7 +188,7 @@ def _block_shapes(stored: Stored, index: int, width: int, heads: int, bias: bool
             shapes |= _biased(ffn + name, (f, width), bias)
     if qk <= 0 or qk % heads or v % heads:
         raise CheckpointError(
-            f"expected q, k and v widths divisible by {heads} heads, came {qk} and {v}; use the config of this training"
+            f"expected q, k and v widths divisible by {heads} heads, got {qk} and {v}; use the config of this training"
         )
     return shapes
 

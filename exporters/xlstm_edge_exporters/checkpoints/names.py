@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from xlstm_edge_runtime.errors import CheckpointError
+from xlstm_edge_runtime.errors import CheckpointError, escaped, shown
 
-from ..weights import Stored, brief, listed, shown
+from ..weights import Stored, listed
 from .tensors import Opened
 
 FAMILIES = "xLSTM v1 language models and block stacks, xLSTM-Large and its block stacks, Hugging Face xLSTMForCausalLM"
@@ -33,15 +33,19 @@ HARMLESS = re.compile(
     r"\..*"
 )
 CLASSIFIER = re.compile(r"(^|\.)(classifier|score)\.(weight|bias)$")
-Form = Literal["v1", "v1 stack", "B", "C", "large stack", "C stack"]
-LARGE_STACKS = ("large stack", "C stack")  # of the package's form, and of Hugging Face's
-LANGUAGE_MODELS = {"v1", "B", "C"}
-STACK_OF: dict[str, Form] = {"v1": "v1 stack", "B": "large stack", "C": "C stack"}
+Form = Literal["xlstm_lm", "xlstm_stack", "xlstm_large", "xlstm_hf", "xlstm_large_stack", "xlstm_hf_stack"]
+LARGE_STACKS = ("xlstm_large_stack", "xlstm_hf_stack")  # of the package's form, and of Hugging Face's
+LANGUAGE_MODELS = {"xlstm_lm", "xlstm_large", "xlstm_hf"}
+STACK_OF: dict[str, Form] = {
+    "xlstm_lm": "xlstm_stack",
+    "xlstm_large": "xlstm_large_stack",
+    "xlstm_hf": "xlstm_hf_stack",
+}
 # The parts of each form, by which its tensors are told from those around them.
 PARTS = {
-    "v1": ("xlstm_block_stack.", "token_embedding.", "lm_head."),
-    "B": ("backbone.", "embedding.", "lm_head."),
-    "C": ("backbone.", "lm_head."),
+    "xlstm_lm": ("xlstm_block_stack.", "token_embedding.", "lm_head."),
+    "xlstm_large": ("backbone.", "embedding.", "lm_head."),
+    "xlstm_hf": ("backbone.", "lm_head."),
 }
 
 
@@ -96,7 +100,8 @@ def select(opened: Opened, prefix: str | None = None) -> Selection:
         {new: opened.odd[old] for old, new in mapping.items() if old in opened.odd},
         {new: old for old, new in mapping.items()},
     )
-    used = [part for part in wrappers if any(f".{part}." in f".{old}" and old != new for old, new in names.items())]
+    changed = [f".{old}" for old, new in names.items() if old != new]
+    used = [part for part in wrappers if any(f".{part}." in name for name in changed)]
     return Selection(found, stored, tuple(used), tuple(renamed), tuple(sorted(outside)), (*ignored, *opened.entries))
 
 
@@ -130,13 +135,13 @@ def _found(stem: str, is_large: bool, names: Collection[str]) -> Found:
     own = root != stem and (root == "" or root.endswith("."))
     if is_large:
         if own and stem + "embeddings.weight" in names:
-            return Found("C", root)
+            return Found("xlstm_hf", root)
         if own and root + "embedding.weight" in names:
-            return Found("B", root)
-        return Found("large stack", stem)
+            return Found("xlstm_large", root)
+        return Found("xlstm_large_stack", stem)
     if own and {root + "token_embedding.weight", root + "lm_head.weight"} & set(names):
-        return Found("v1", root)
-    return Found("v1 stack", stem)
+        return Found("xlstm_lm", root)
+    return Found("xlstm_stack", stem)
 
 
 def _choose(models: list[Found], prefix: str | None) -> Found:
@@ -144,7 +149,7 @@ def _choose(models: list[Found], prefix: str | None) -> Found:
         return models[0]
     if prefix is None:
         raise CheckpointError(
-            f"expected one model among the tensors, came models with the prefixes {_prefixes(models)}; name one with "
+            f"expected one model among the tensors, got models with the prefixes {_prefixes(models)}; name one with "
             "--prefix"
         )
     exact = [m for m in models if m.prefix == prefix]
@@ -156,13 +161,13 @@ def _choose(models: list[Found], prefix: str | None) -> Found:
     chosen = exact or stack or [m for m in models if m.prefix.startswith(prefix)]
     if len(chosen) != 1:
         raise CheckpointError(
-            f"expected --prefix to name one model among {_prefixes(models)}, came {brief(prefix)}; choose one of them"
+            f"expected --prefix to name one model among {_prefixes(models)}, got {shown(prefix)}; choose one of them"
         )
     return chosen[0]
 
 
 def _prefixes(models: list[Found]) -> str:
-    return ", ".join(f"'{shown(m.prefix)}'" for m in models[:6]) + (" and more" if len(models) > 6 else "")
+    return ", ".join(f"'{escaped(m.prefix)}'" for m in models[:6]) + (" and more" if len(models) > 6 else "")
 
 
 def _head(
@@ -182,7 +187,7 @@ def _head(
         if inner in tensors and outer in tensors and Stored(tensors).equal(inner, outer):
             return []
         raise CheckpointError(
-            f"expected one output head, came {listed([inner, outer])} with different numbers; save the model that is "
+            f"expected one output head, got {listed([inner, outer])} with different numbers; save the model that is "
             "to be exported on its own"
         )
     del outside[outer]
@@ -192,10 +197,10 @@ def _head(
 def _refuse_unsupported(names: Mapping[str, str], models: list[Found]) -> None:
     for pattern, what in UNSUPPORTED.items():
         if any(re.search(pattern, name) for name in names):
-            raise CheckpointError(f"expected one of {FAMILIES}, came {what}; not supported")
+            raise CheckpointError(f"expected one of {FAMILIES}, got {what}; not supported")
     if not models:
         raise CheckpointError(
-            f"expected tensors of one of {FAMILIES}, came {listed(sorted(names)) or 'none'}; not an xLSTM checkpoint"
+            f"expected tensors of one of {FAMILIES}, got {listed(sorted(names)) or 'none'}; not an xLSTM checkpoint"
         )
 
 
@@ -203,16 +208,16 @@ def _refuse_halves(found: Found, names: Collection[str], prefix: str | None) -> 
     """Blocks with only one end of a language model: whoever wants the stack of float vectors says so."""
     if prefix is not None:
         return
-    stack = f"pass --prefix {shown(found.prefix) or repr('')} for its stack of float vectors"
+    stack = f"pass --prefix {escaped(found.prefix) or repr('')} for its stack of float vectors"
     if found.prefix + "embeddings.weight" in names:
         raise CheckpointError(
-            "expected a language model with lm_head.weight, or a stack of blocks alone, came embeddings without a head, as "
+            "expected a language model with lm_head.weight, or a stack of blocks alone, got embeddings without a head, as "
             f"xLSTMModel has them; save the xLSTMForCausalLM that was trained, or {stack}"
         )
     root = found.prefix.removesuffix("backbone.")
     if root != found.prefix and root + "lm_head.weight" in names:
         raise CheckpointError(
-            f"expected an embedding beside {shown(root)}lm_head.weight, came none; export the complete checkpoint, or {stack}"
+            f"expected an embedding beside {escaped(root)}lm_head.weight, got none; export the complete checkpoint, or {stack}"
         )
 
 
@@ -222,8 +227,8 @@ def _refuse_classifier(found: Found, names: Mapping[str, str], inside: Mapping[s
         return
     if prefix is None or found.prefix + "lm_head.weight" not in inside.values():
         raise CheckpointError(
-            f"expected one of {FAMILIES}, came a sequence classifier; not supported as a whole, so pass --prefix "
-            f"{shown(found.prefix + PARTS[found.form][0])} for its stack of float vectors"
+            f"expected one of {FAMILIES}, got a sequence classifier; not supported as a whole, so pass --prefix "
+            f"{escaped(found.prefix + PARTS[found.form][0])} for its stack of float vectors"
         )
 
 
@@ -246,11 +251,11 @@ def _refuse_around(
     halves = [old for old in parts if old.startswith(heads)] if heads else []
     if halves or (parts and prefix is None):
         raise CheckpointError(
-            f"expected a language model alone, came {listed(halves or parts)} around it, which may change what it says; "
+            f"expected a language model alone, got {listed(halves or parts)} around it, which may change what it says; "
             + (
                 "not supported as a whole"
                 if halves
-                else f"pass --prefix {shown(found.prefix + PARTS[found.form][0])} for its stack of float vectors, or "
-                f"--prefix {shown(found.prefix)} if the parts around it take no part in its outputs"
+                else f"pass --prefix {escaped(found.prefix + PARTS[found.form][0])} for its stack of float vectors, or "
+                f"--prefix {escaped(found.prefix)} if the parts around it take no part in its outputs"
             )
         )

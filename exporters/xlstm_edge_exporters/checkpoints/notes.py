@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from ..weights import brief, listed
+from xlstm_edge_runtime.errors import shown
+
+from ..weights import listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +29,14 @@ class Notes:
         """One line a fact, nothing for what is as usual; foreign names are escaped and cut."""
         lines = []
         if self.key is not None:
-            lines.append(f"weights taken from the key {brief(self.key)}")
+            lines.append(f"weights taken from the key {shown(self.key)}")
         if self.prefix:
-            lines.append(f"prefix {brief(self.prefix)} taken off the tensors' names")
+            lines.append(f"prefix {shown(self.prefix)} taken off the tensors' names")
         if self.wrappers:
             lines.append(f"wrapper names taken out of the tensors' names: {listed(self.wrappers)}")
         lines += [f"{listed([old])} read as {new}" for old, new in self.renamed if old != new]
         if self.section is not None:
-            lines.append(f"settings taken from the section {brief(self.section)} of the config")
+            lines.append(f"settings taken from the section {shown(self.section)} of the config")
         for what, names in (
             ("left out, outside the exported model", self.left_out),
             ("ignored tensors and entries", self.ignored_tensors),

@@ -7,9 +7,9 @@ itself hands both out unfolded, which is also how other trainers store them.
 
 from typing import Any, Literal
 
-from xlstm_edge_runtime.errors import CheckpointError
+from xlstm_edge_runtime.errors import CheckpointError, shown
 
-from ..weights import Stored, Weight, brief
+from ..weights import Stored, Weight
 
 Layout = Literal["cuda", "vanilla", "open"]
 Shape = tuple[int, ...]
@@ -25,7 +25,7 @@ def layout_of(stored: Stored, layer: str, heads: int, dh: int) -> Layout:
     why = ", whose axes cannot be told apart" if shape == (heads, 4, 4, 4) else ""
     known = ", ".join(str(kernel) for kernel, _ in _layouts(heads, dh).values())
     raise CheckpointError(
-        f"expected {stored.label(layer + KERNEL)} as one of {known}, came shape {brief(str(shape))}{why}; save the model "
+        f"expected {stored.label(layer + KERNEL)} as one of {known}, got shape {shown(str(shape))}{why}; save the model "
         "with the xlstm package"
     )
 

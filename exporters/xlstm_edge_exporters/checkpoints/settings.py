@@ -8,9 +8,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from xlstm_edge_runtime.errors import CheckpointError
+from xlstm_edge_runtime.errors import CheckpointError, escaped, shown
 
-from ..weights import brief, listed, shown
+from ..weights import listed
 
 # Exactly these: generic fields of Hugging Face configs, and historical ones of the converters to xLSTM-Large. They say
 # how to run, initialize or sample, not what is computed.
@@ -126,7 +126,7 @@ def check_settings(config: Mapping[str, Any], known: Collection[str], where: str
         if (meaning := meaning_of(key)) and not (shared and OUTER.fullmatch(key.lower())):
             if not _is_off(value):
                 raise CheckpointError(
-                    f"expected only settings of {where}, came {shown(key)} {brief(value)}: {meaning}; not supported"
+                    f"expected only settings of {where}, got {escaped(key)} {shown(value)}: {meaning}; not supported"
                 )
             ignored.append(key)
         elif (
@@ -141,7 +141,7 @@ def check_settings(config: Mapping[str, Any], known: Collection[str], where: str
             unknown.append(key)
     if unknown:
         raise CheckpointError(
-            f"expected only settings of {where}, came {listed(sorted(unknown))}, which may change what the model "
+            f"expected only settings of {where}, got {listed(sorted(unknown))}, which may change what the model "
             "computes; not supported"
         )
     return ignored
@@ -149,8 +149,9 @@ def check_settings(config: Mapping[str, Any], known: Collection[str], where: str
 
 def _repeats(part: Mapping[str, Any], config: Mapping[str, Any], known: Collection[str]) -> bool:
     """Whether a section only says what the known settings say too, as the anchor of a YAML merge does."""
-    said = {(key, str(value)) for key, value in _all({name: config[name] for name in config if name in known})}
-    return bool(part) and all((key, str(value)) in said for key, value in part.items())
+    own = {name: value for name, value in config.items() if name in known}
+    stated = {(key, str(value)) for key, value in _all(own)}
+    return bool(part) and all((key, str(value)) in stated for key, value in part.items())
 
 
 def _all(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -167,15 +168,13 @@ def check_around(around: Mapping[str, Any], known: Collection[str], *, whole: bo
     `whole`, a section of its own counts as well; beside a stack inside a larger net it describes another part of that.
     """
     for key, value in around.items():
-        if (
-            key not in known
-            and (meaning := meaning_of(key))
-            and not (not whole and OUTER.fullmatch(key.lower()))
-            and not _is_off(value)
-            and (whole or not isinstance(value, (dict, list)))
-        ):
+        meaning = meaning_of(key)
+        if key in known or not meaning or _is_off(value):
+            continue
+        of_another_part = OUTER.fullmatch(key.lower()) is not None or isinstance(value, (dict, list))
+        if whole or not of_another_part:
             raise CheckpointError(
-                f"expected no setting beside the model's that changes it, came {shown(key)} {brief(value)}: {meaning}; "
+                f"expected no setting beside the model's that changes it, got {escaped(key)} {shown(value)}: {meaning}; "
                 "not supported"
             )
     return [key for key in around if not key.startswith("_") and not TEXT.fullmatch(key)]
@@ -192,8 +191,8 @@ def check_beside(beside: Mapping[str, Any], section: Mapping[str, Any], keys: Co
         plain = value.lower() if isinstance(value, str) else value
         if name not in stated and plain not in (None, IMPLIED[name]):
             raise CheckpointError(
-                f"expected {name} among the model's own settings, came {shown(key)} {brief(value)} beside them, which may be "
-                f"the model's or another part's; write the value of the training ({brief(IMPLIED[name])} if none was given) "
+                f"expected {name} among the model's own settings, got {escaped(key)} {shown(value)} beside them, which may be "
+                f"the model's or another part's; write the value of the training ({shown(IMPLIED[name])} if none was given) "
                 "where the model's settings are"
             )
 

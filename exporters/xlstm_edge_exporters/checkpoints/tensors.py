@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from xlstm_edge_runtime.errors import CheckpointError
+from xlstm_edge_runtime.errors import CheckpointError, escaped
 
-from ..weights import FloatArray, Weight, listed, shown, to_float32
+from ..weights import FloatArray, Weight, listed, to_float32
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
 TORCH_FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
@@ -51,7 +51,7 @@ def open_tensors(paths: tuple[Path, ...], key: str | None = None) -> Opened:
         if path.suffix == ".safetensors":
             if key is not None:
                 raise CheckpointError(
-                    f"expected a weights file of the checkpoint, came --weights {shown(key)}, which {shown(path.name)} "
+                    f"expected a weights file of the checkpoint, got --weights {escaped(key)}, which {escaped(path.name)} "
                     "has not (a safetensors file has no keys); name a file of the folder"
                 )
             entries = _open_safetensors(path)
@@ -60,7 +60,7 @@ def open_tensors(paths: tuple[Path, ...], key: str | None = None) -> Opened:
         for name, value in entries:
             if name in opened.tensors or name in opened.odd:
                 raise CheckpointError(
-                    f"expected each tensor once, came {shown(name)} in two files; keep only one model's files"
+                    f"expected each tensor once, got {escaped(name)} in two files; keep only one model's files"
                 )
             if isinstance(value, Weight):
                 opened.tensors[name] = value
@@ -77,7 +77,7 @@ def _open_safetensors(path: Path) -> Iterator[tuple[str, Weight | str | None]]:
         views = [(name, file.get_slice(name)) for name in file.keys()]  # noqa: SIM118  # safe_open is no mapping
     except Exception as error:  # the parser's own errors, and whatever its bindings make of a damaged header
         raise CheckpointError(
-            f"expected {shown(path.name)} to be a complete safetensors file, came {_line(error)}; download it again"
+            f"expected {escaped(path.name)} to be a complete safetensors file, got {_line(error)}; download it again"
         ) from error
     for name, view in views:
         _refuse_long(name, path)
@@ -96,7 +96,7 @@ def _open_torch(path: Path, key: str | None) -> tuple[str | None, Iterator[tuple
     found = _load_torch(path)
     if not isinstance(found, Mapping):
         raise CheckpointError(
-            f"expected {shown(path.name)} to hold a state dict, came {type(found).__name__}; save state_dict()"
+            f"expected {escaped(path.name)} to hold a state dict, got {type(found).__name__}; save state_dict()"
         )
     mappings = dict(_mappings(found))
     chosen = _choose(mappings, key, path)
@@ -114,11 +114,11 @@ def _choose(mappings: Mappings, key: str | None, path: Path) -> str:
             return named[0]
         raise CheckpointError(
             f"expected --weights to name a file of the checkpoint or one of the keys {listed(candidates) or '(none)'} in "
-            f"{shown(path.name)}, came {shown(key)}; choose one of them"
+            f"{escaped(path.name)}, got {escaped(key)}; choose one of them"
         )
     if len(candidates) > 1:
         raise CheckpointError(
-            f"expected one model in {shown(path.name)}, came {listed([c or '(the top)' for c in candidates])}; name one "
+            f"expected one model in {escaped(path.name)}, got {listed([c or '(the top)' for c in candidates])}; name one "
             "with --weights KEY"
         )
     # One shard of several may hold no block; a file of another architecture is for `names` to refuse.
@@ -157,8 +157,8 @@ def _entries(state: Mapping[Any, Any], path: Path, size: int) -> Iterator[tuple[
             yield name, _odd(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
         elif not _holds_data(tensor, size):
             raise CheckpointError(
-                f"expected tensors that hold their numbers in {shown(path.name)}, came {shown(name)} of shape "
-                f"{shown(str(tuple(tensor.shape)))} with fewer; save the model's state_dict() with contiguous tensors"
+                f"expected tensors that hold their numbers in {escaped(path.name)}, got {escaped(name)} of shape "
+                f"{escaped(str(tuple(tensor.shape)))} with fewer; save the model's state_dict() with contiguous tensors"
             )
         else:
             yield name, Weight(tuple(tensor.shape), partial(to_float32, tensor))
@@ -168,7 +168,7 @@ def _refuse_long(name: str, path: Path) -> None:
     """Before any pattern is held against it: names are paths of modules, and patterns take time that grows faster."""
     if len(name) > LONGEST_NAME:
         raise CheckpointError(
-            f"expected names of at most {LONGEST_NAME} characters in {shown(path.name)}, came one of {len(name):,}; not "
+            f"expected names of at most {LONGEST_NAME} characters in {escaped(path.name)}, got one of {len(name):,}; not "
             "an xLSTM checkpoint"
         )
 
@@ -195,7 +195,7 @@ def _load_torch(path: Path) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged files the unpickler raises whatever comes first: IndexError, MemoryError...
         raise CheckpointError(
-            f"expected {shown(path.name)} to be a plain torch state dict, came a file that weights_only loading refuses "
+            f"expected {escaped(path.name)} to be a plain torch state dict, got a file that weights_only loading refuses "
             "(a damaged file, or a pickle that may run code); save the state_dict() alone, or as safetensors"
         ) from error
 
@@ -208,7 +208,8 @@ def _refuse_bombs(path: Path) -> None:
     if head[:4] == b"PK\x03\x04":
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > size:
+            compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+            if compressed or sum(member.file_size for member in members) > size:
                 raise ValueError("an archive that unpacks to more than it is")
             pickles = [m for m in members if m.filename.endswith("data.pkl")]
             head = b"".join(archive.read(m) for m in pickles if m.file_size <= SCANNED)
@@ -218,4 +219,4 @@ def _refuse_bombs(path: Path) -> None:
 
 
 def _line(error: Exception) -> str:
-    return shown(" ".join(str(error).split()), 160) or type(error).__name__
+    return escaped(" ".join(str(error).split()), 160) or type(error).__name__

@@ -1,4 +1,4 @@
-"""xLSTM v1: the `xlstm` package's language model (A1, A2) and bare block stack (A3).
+"""xLSTM v1: the `xlstm` package's language model (xlstm_lm, xlstm_lm_hf) and bare block stack (xlstm_stack).
 
 Sources: `xlstm/xlstm_lm_model.py`, `xlstm/blocks/{mlstm,slstm}/layer.py`, `xlstm/blocks/slstm/cell.py`. Three traps live
 here: norm weights are stored less one; the sLSTM module called fgate makes the input gate and igate the forget gate;
@@ -7,28 +7,14 @@ the sLSTM's recurrent kernel and bias come in several layouts (`recurrent`).
 
 import re
 
-from xlstm_edge_runtime.errors import CheckpointError
+from xlstm_edge_runtime.errors import CheckpointError, shown
 
 from ..spec import SLSTM, Block, FeedForward, ModelSpec, Norm, UpMLSTM
-from ..weights import Stored, Weight, brief, concat, ones, stack
+from ..weights import Stored, Weight, concat, ones, stack
 from . import recurrent
 from .base import Canonical, Config, agree, count_blocks, flag, section
-from .settings import check_settings
+from .v1_config import check_config, context_length
 
-MODEL_KEYS = frozenset(
-    "type mlstm_block slstm_block context_length num_blocks embedding_dim add_post_blocks_norm bias dropout "
-    "slstm_at vocab_size tie_weights weight_decay_on_embedding add_embedding_dropout".split()
-)
-UP_KEYS = ("proj_factor", "round_proj_up_dim_up", "round_proj_up_to_multiple_of")
-SHARED_KEYS = ("embedding_dim", "num_heads", "dropout", "bias", "context_length", "conv1d_kernel_size")
-MLSTM_KEYS = frozenset((*UP_KEYS, *SHARED_KEYS, "qkv_proj_blocksize"))
-SLSTM_KEYS = frozenset(
-    "hidden_size num_states backend function bias_init recurrent_weight_init num_gates gradient_recurrent_cut "
-    "gradient_recurrent_clipval forward_clipval batch_size input_shape internal_input_shape output_shape "
-    "constants dtype dtype_b dtype_r dtype_w dtype_g dtype_s dtype_a enable_automatic_mixed_precision "
-    "initial_val group_norm_weight".split()
-) | frozenset(SHARED_KEYS)
-FFN_KEYS = frozenset((*UP_KEYS, "act_fn", "embedding_dim", "dropout", "bias", "ff_type"))
 ACTIVATIONS = {
     "gelu": "gelu",
     "relu": "relu",
@@ -37,8 +23,7 @@ ACTIVATIONS = {
     "swish": "silu",
     "selu": "selu",
 }
-KEYS = MODEL_KEYS | MLSTM_KEYS | SLSTM_KEYS | FFN_KEYS | {"mlstm", "slstm", "feedforward"}
-STEMS = {"A1": "xlstm_block_stack.", "A2": "xlstm_block_stack.", "A3": ""}
+STEMS = {"xlstm_lm": "xlstm_block_stack.", "xlstm_lm_hf": "xlstm_block_stack.", "xlstm_stack": ""}
 BLOCK = re.compile(r"blocks\.([0-9]+)\.xlstm\.(mlstm|slstm)_cell\.")
 ANY_BLOCK = re.compile(r"blocks\.([0-9]+)\.")
 LAYER_NORM = Norm(kind="layer", eps=1e-5)  # fixed in the reference, head norms too
@@ -46,15 +31,15 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def load(stored: Stored, config: Config, family: str, *, alone: bool = True) -> Canonical:
-    """Canonical form of a v1 checkpoint; `family` is A1, A2 or A3, `alone` whether no tensors were left out."""
+    """Canonical form of a v1 checkpoint; `family` is one of STEMS, `alone` whether no tensors were left out."""
     if (kind := config.get("type", "xLSTMLMModel")) != "xLSTMLMModel":
         raise CheckpointError(
-            f"expected type xLSTMLMModel, came {brief(kind)}, another model of the same trainer; not an xLSTM"
+            f"expected type xLSTMLMModel, got {shown(kind)}, another model of the same trainer; not an xLSTM"
         )
     stem = STEMS[family]
     kinds, count = _find_blocks(stored, stem)
     width = stored.shape(f"{stem}blocks.0.xlstm_norm.weight", 1)[0]
-    ignored = _check_config(config, kinds, count, width, shared=family == "A3" and not alone)
+    ignored = check_config(config, kinds, count, width, shared=family == "xlstm_stack" and not alone)
     blocks = [_Block(stored, config, f"{stem}blocks.{i}.", width, kinds.get(i, "mlstm")) for i in range(count)]
     vocab, ends = _ends(stored, config, family, width, alone)
     expected: Shapes = dict(ends.values())
@@ -76,7 +61,7 @@ def load(stored: Stored, config: Config, family: str, *, alone: bool = True) -> 
         norm=LAYER_NORM if post else None,
         vocab_size=vocab,
         tied=vocab is not None and "head.weight" not in ends,
-        context_length=_context(config),
+        context_length=context_length(config),
     )
     return Canonical(spec, weights, tuple(ignored))
 
@@ -93,20 +78,22 @@ def _ends(
 ) -> tuple[int | None, dict[str, tuple[str, tuple[int, ...]]]]:
     """(vocabulary size, canonical name -> (stored name, shape)) of embedding and head; (None, {}) for a bare stack.
 
-    A2 ties always, A1 by its config. A safetensors file of a tied model holds only one of the two names, a torch state
-    dict both; then they must be equal where the config ties them: the package would overwrite one with the other.
+    xlstm_lm_hf ties always, xlstm_lm by its config. A safetensors file of a tied model holds one of the two names, a
+    torch state dict both; then they must be equal where the config ties them: the package would overwrite one with the other.
     """
-    if family == "A3":
+    if family == "xlstm_stack":
         return None, {}
     embedding, head = "token_embedding.weight", "lm_head.weight"
     stored.refuse_odd(embedding)
     stored.refuse_odd(head)
     stated = flag(config, "tie_weights", False)
-    tied = (family == "A2" and alone and embedding in stored) or stated  # that wrapper keeps the embedding's name
+    tied = (
+        family == "xlstm_lm_hf" and alone and embedding in stored
+    ) or stated  # that wrapper keeps the embedding's name
     if not tied and (embedding in stored) != (head in stored):
         there, missing = (embedding, head) if embedding in stored else (head, embedding)
         raise CheckpointError(
-            f"expected {stored.label(missing)}, came only {stored.label(there)} and a config that does not tie the two; "
+            f"expected {stored.label(missing)}, got only {stored.label(there)} and a config that does not tie the two; "
             "export the complete checkpoint with its own config"
         )
     if tied and embedding not in stored:
@@ -117,7 +104,7 @@ def _ends(
     apart = embedding != head and head in stored and not stored.equal(embedding, head)
     if stated and apart:
         raise CheckpointError(
-            f"expected {stored.label(embedding)} and {stored.label(head)} as one matrix, which the config ties, came two; "
+            f"expected {stored.label(embedding)} and {stored.label(head)} as one matrix, which the config ties, got two; "
             "set tie_weights to what the training had"
         )
     if not tied or apart:
@@ -151,14 +138,14 @@ class _Block:
         if inner % heads or inner % block:
             raise CheckpointError(
                 f"expected {layer} with {inner} channels divisible by {heads} heads and {block}-wide projections, "
-                "came a remainder; check the checkpoint"
+                "got a remainder; check the checkpoint"
             )
         mlstm = section(self.config.get("mlstm_block") or {}, "mlstm") or {}
         agree(mlstm, "num_heads", heads)
         agree(mlstm, "conv1d_kernel_size", taps)
         if taps < 2:
             raise CheckpointError(
-                f"expected mLSTM conv1d_kernel_size of 2 or more, came {taps}; the reference fails on it"
+                f"expected mLSTM conv1d_kernel_size of 2 or more, got {taps}; the reference fails on it"
             )
         self.mixer: UpMLSTM | SLSTM = UpMLSTM(
             inner=inner, heads=heads, conv_kernel=taps, qkv_block=block, head_norm=LAYER_NORM, bias=bias
@@ -189,7 +176,7 @@ class _Block:
         slstm = section(self.config.get("slstm_block") or {}, "slstm") or {}
         heads = self.stored.shape(layer + "igate.weight", 3)[0]
         if width % heads:
-            raise CheckpointError(f"expected a width divisible by {heads} heads, came {width}; check the checkpoint")
+            raise CheckpointError(f"expected a width divisible by {heads} heads, got {width}; check the checkpoint")
         dh = width // heads
         self.layout = recurrent.layout_of(self.stored, layer, heads, dh)
         taps = self.stored.shape(layer + "conv1d.conv.weight", 3)[2] if slstm.get("conv1d_kernel_size", 4) else 0
@@ -213,7 +200,7 @@ class _Block:
         activation = ACTIVATIONS.get(str(ffn.get("act_fn", "gelu")))
         if activation is None:
             raise CheckpointError(
-                f"expected act_fn one of {', '.join(ACTIVATIONS)}, came {brief(ffn['act_fn'])}; not supported"
+                f"expected act_fn one of {', '.join(ACTIVATIONS)}, got {shown(ffn['act_fn'])}; not supported"
             )
         bias, width = flag(ffn, "bias", False), self.stored.shape(self.prefix + "ffn.proj_down.weight", 2)[1]
         self.shapes |= {
@@ -282,58 +269,3 @@ class _Block:
 def _dense(stored: Stored, name: str, source: str, bias: bool) -> dict[str, Weight]:
     weights = {name + ".weight": stored[source + ".weight"].transpose()}
     return weights | ({name + ".bias": stored[source + ".bias"]} if bias else {})
-
-
-def _check_config(config: Config, kinds: dict[int, str], count: int, width: int, *, shared: bool) -> list[str]:
-    """Names of the ignored settings; CheckpointError for those that disagree or are not known."""
-    ignored = check_settings(config, MODEL_KEYS, "an xLSTM v1 config", shared=shared)
-    agree(config, "num_blocks", count)
-    agree(config, "embedding_dim", width)
-    mlstm, slstm = section(config, "mlstm_block"), section(config, "slstm_block")
-    for block, known, name in ((mlstm, MLSTM_KEYS, "mlstm"), (slstm, SLSTM_KEYS, "slstm")):
-        ignored += check_settings(block or {}, {name, "feedforward"}, f"{name}_block")
-        ignored += check_settings(section(block or {}, name) or {}, known, f"{name}_block.{name}")
-    ffn = section(slstm or {}, "feedforward") or {}
-    ignored += check_settings(ffn, FFN_KEYS, "slstm_block.feedforward")
-    if ffn.get("ff_type", "ffn_gated") != "ffn_gated" or (mlstm or {}).get("feedforward") is not None:
-        raise CheckpointError(
-            "expected a gated feed-forward behind sLSTM blocks only, came another ff_type or one behind mLSTM blocks; "
-            "not supported"
-        )
-    _check_cell(section(slstm or {}, "slstm") or {})
-    _check_places(config.get("slstm_at"), mlstm is None, kinds, count)
-    return [name for name in dict.fromkeys(ignored) if not name.startswith("_")]
-
-
-def _check_cell(cell: Config) -> None:
-    if cell.get("function", "slstm") != "slstm":
-        raise CheckpointError(f"expected an sLSTM with function slstm, came {brief(cell['function'])}; not supported")
-    on_cuda = cell.get("backend") != "vanilla"  # whose kernel takes the gradient's bound for the output, too
-    if cell.get("forward_clipval") is not None or (on_cuda and cell.get("gradient_recurrent_clipval") is not None):
-        raise CheckpointError("expected an sLSTM without clipped outputs, came one with a clipval; not supported")
-    for key in ("num_states", "num_gates"):
-        agree(cell, key, 4, "the sLSTM")
-
-
-def _check_places(stated: object, only_slstm: bool, kinds: dict[int, str], count: int) -> None:
-    if stated is None:
-        return
-    if stated != "all" and not (
-        isinstance(stated, list) and all(type(i) is int and -count <= i < count for i in stated)
-    ):
-        raise CheckpointError(
-            f"expected slstm_at as a list of block numbers below {count} or all, came {brief(stated)}; use the config of "
-            "this training"
-        )
-    at = set(range(count)) if stated == "all" or only_slstm else {i % count for i in stated}
-    actual = {i for i, kind in kinds.items() if kind == "slstm"}
-    if at != actual:
-        raise CheckpointError(
-            f"expected sLSTM blocks at {sorted(at)[:20]} as slstm_at says, came {sorted(actual)[:20]} from the tensors; "
-            "use the config of this training"
-        )
-
-
-def _context(config: Config) -> int | None:
-    length = config.get("context_length")
-    return length if isinstance(length, int) and length > 0 else None

@@ -49,7 +49,7 @@ class Ops(Protocol):
     def project(self, x: Tensor, weight: Tensor, scale: float) -> Tensor:
         """scale * x @ weight.T for weight (V, D): the output head, stored as the embedding is."""
 
-    def grouped(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def block_diagonal(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Block-diagonal projection of x (B, C, T) by weight (out, C / groups, 1), as a convolution of one tap."""
 
     def causal_conv_silu(

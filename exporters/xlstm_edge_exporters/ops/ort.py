@@ -73,11 +73,9 @@ class Ort:
         return y if bias is None else y + bias
 
     def split(self, x: Tensor, sizes: Sequence[int], dim: int = -1) -> tuple[Tensor, ...]:
-        """Split."""
         return split(x, sizes, dim)
 
     def last(self, x: Tensor) -> Tensor:
-        """Gather."""
         return last_token(x)
 
     def silu(self, x: Tensor) -> Tensor:
@@ -98,7 +96,7 @@ class Ort:
         x = x if scale == 1.0 else x * scale
         return emit(MS + "FusedMatMul", x, weight, shape=[*x.shape[:-1], weight.shape[0]], transB=1)
 
-    def grouped(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def block_diagonal(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One Conv."""
         return grouped_conv(x, weight, bias, x.shape[1] // weight.shape[1])
 
@@ -163,17 +161,18 @@ def _attend(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(q C, q n, new C, new n): gated linear attention with the gained value, and with the gain as value.
 
-    Where C comes in pieces of its value axis, each piece is a value head of its own beside fewer query and key heads.
+    Where the heads of C come split along the value axis, each part is a value head of its own beside fewer query and key heads.
     """
-    name, heads, pieces = MS + "LinearAttention", n.shape[1], C.shape[1] // n.shape[1]
+    name, heads, splits = MS + "LinearAttention", n.shape[1], C.shape[1] // n.shape[1]
     attention = {"update_rule": "gated", "q_num_heads": heads, "scale": C.shape[2] ** -0.5}
     gained = v * (gain @ _repeat(heads, v.shape[2] // heads))
-    decays = decay if pieces == 1 else decay @ _repeat(heads, pieces)
-    h, C = emit_many(name, q, k, gained, C, decays, shapes=[v.shape, C.shape], kv_num_heads=heads * pieces, **attention)
+    decays = decay if splits == 1 else decay @ _repeat(heads, splits)
+    h, C = emit_many(name, q, k, gained, C, decays, shapes=[v.shape, C.shape], kv_num_heads=heads * splits, **attention)
     d, n = emit_many(name, q, k, gain, n, decay, shapes=[gain.shape, n.shape], kv_num_heads=heads, **attention)
     return h, d, C, n
 
 
 def _repeat(heads: int, times: int) -> Tensor:
     """(H, H*times) of ones and zeros: a product with it gives a number per head to each of the head's features."""
-    return torch.tensor([[float(column // times == head) for column in range(heads * times)] for head in range(heads)])
+    owners = [column // times for column in range(heads * times)]
+    return torch.tensor([[float(owner == head) for owner in owners] for head in range(heads)])

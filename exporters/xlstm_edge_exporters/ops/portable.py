@@ -24,25 +24,21 @@ class Portable:
         return y if bias is None else y + bias
 
     def norm(self, x: Tensor, weight: Tensor, bias: Tensor | None, spec: Norm) -> Tensor:
-        """Decomposed."""
         y = _standardize(x, spec) * weight
         return y if bias is None else y + bias
 
     def add_norm(
         self, x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor | None, spec: Norm
     ) -> tuple[Tensor, Tensor]:
-        """Add, then norm."""
         x = x + delta
         return x, self.norm(x, weight, bias, spec)
 
     def head_norm(self, h: Tensor, weight: Tensor | None, bias: Tensor | None, spec: Norm) -> Tensor:
-        """Decomposed, over dv."""
         y = merge_heads(_standardize(h, spec))
         y = y if weight is None else y * weight
         return y if bias is None else y + bias
 
     def split(self, x: Tensor, sizes: Sequence[int], dim: int = -1) -> tuple[Tensor, ...]:
-        """Split."""
         return split(x, sizes, dim)
 
     def last(self, x: Tensor) -> Tensor:
@@ -50,7 +46,6 @@ class Portable:
         return last_token(x)
 
     def silu(self, x: Tensor) -> Tensor:
-        """Mul and Sigmoid."""
         return x * torch.sigmoid(x)
 
     def activation(self, x: Tensor, kind: Activation) -> Tensor:
@@ -70,7 +65,7 @@ class Portable:
         """Gemm reads the (V, D) matrix as it lies, so that a tied embedding is stored once."""
         return emit("Gemm", x, weight, shape=[x.shape[0], weight.shape[0]], transB=1, alpha=scale)
 
-    def grouped(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def block_diagonal(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One Conv."""
         return grouped_conv(x, weight, bias, x.shape[1] // weight.shape[1])
 
@@ -118,7 +113,6 @@ class Portable:
         return reshape(h, [1, 1, heads, dv], keep=0), (C, n)
 
     def slstm(self, wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
-        """The plain step."""
         (y, c, n, m), (heads, dh, _) = state, recurrent.shape
         wx = reshape(wx, [1, 2, heads, 2 * dh], keep=0).transpose(1, 2)
         raw = reshape(wx, [1, heads, 1, 4 * dh], keep=0) + y @ recurrent

@@ -31,7 +31,6 @@ class Reference:
     def add_norm(
         self, x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor | None, spec: Norm
     ) -> tuple[Tensor, Tensor]:
-        """Residual, then norm."""
         x = x + delta
         return x, self.norm(x, weight, bias, spec)
 
@@ -42,15 +41,12 @@ class Reference:
         return y if bias is None else y + bias
 
     def split(self, x: Tensor, sizes: Sequence[int], dim: int = -1) -> tuple[Tensor, ...]:
-        """torch.split."""
         return torch.split(x, list(sizes), dim)
 
     def last(self, x: Tensor) -> Tensor:
-        """The last token."""
         return x[:, -1]
 
     def silu(self, x: Tensor) -> Tensor:
-        """F.silu."""
         return F.silu(x)
 
     def activation(self, x: Tensor, kind: Activation) -> Tensor:
@@ -66,11 +62,9 @@ class Reference:
         return functions[kind](x)
 
     def project(self, x: Tensor, weight: Tensor, scale: float) -> Tensor:
-        """The head."""
         return scale * (x @ weight.T)
 
-    def grouped(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """torch's grouped convolution."""
+    def block_diagonal(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv1d(x, weight, bias, groups=x.shape[1] // weight.shape[1])
 
     def causal_conv_silu(

@@ -1,8 +1,8 @@
 """The reference as other machines compute it: activations rounded to int8 before each quantized product, or jittered.
 
-Kernels differ in how they round: MLAS on x86-64 takes a step for every group of the weight's size, KleidiAI on ARM64 one
+Kernels differ in how they round: MLAS on x86-64 takes a step for every block of the weight, KleidiAI on ARM64 one
 asymmetric step for a whole row, with bfloat16 scales of the weights; and wherever float32 and float64 fall on two sides
-of a border, a whole step lies between two right answers. So no one rounding is the right one: the ways below are samples
+of a border, a whole step lies between two right answers. So no one rounding is the right one: the variants below are samples
 of what a healthy kernel may do, and how far they move a model's outputs is how far its outputs may move.
 """
 
@@ -20,19 +20,18 @@ Rounding = Callable[[Tensor, int], Tensor]
 
 
 class Rounded(Parallel):
-    """`groups` maps the identity of a weight to its group size; other weights multiply unrounded inputs."""
+    """`block_sizes` maps the identity of a weight to its block size; other weights multiply unrounded inputs."""
 
     def __init__(self, rounding: Rounding, *, short_scales: bool = False) -> None:
         """`short_scales`: the weights' scales are bfloat16, as KleidiAI packs them."""
-        self.groups: dict[int, int] = {}
+        self.block_sizes: dict[int, int] = {}
         self._rounding, self._short = rounding, short_scales
 
-    def mark(self, parameter: nn.Parameter, group: int) -> None:
+    def mark(self, parameter: nn.Parameter, block_size: int) -> None:
         """Round what meets this weight."""
-        self.groups[id(parameter)] = group
+        self.block_sizes[id(parameter)] = block_size
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Round, then multiply."""
         return super().linear(self._round(x, weight), self._shorten(weight, 0), bias)
 
     def project(self, x: Tensor, weight: Tensor, scale: float) -> Tensor:
@@ -40,19 +39,19 @@ class Rounded(Parallel):
         return super().project(self._round(x * scale, weight), self._shorten(weight, 1), 1.0)
 
     def _shorten(self, weight: Tensor, axis: int) -> Tensor:
-        """Each group along `axis` off by what a bfloat16 may be off: what the scale was is not known any more."""
-        group = self.groups.get(id(weight))
-        if group is None or not self._short:
+        """Each block along `axis` off by what a bfloat16 may be off: what the scale was is not known any more."""
+        block_size = self.block_sizes.get(id(weight))
+        if block_size is None or not self._short:
             return weight
-        count = -(-weight.shape[axis] // group)
+        count = -(-weight.shape[axis] // block_size)
         shape = (count, weight.shape[1]) if axis == 0 else (weight.shape[0], count)
         errors = torch.rand(shape, generator=torch.Generator().manual_seed(count), dtype=weight.dtype) * 2 - 1
-        wide = errors.repeat_interleave(group, axis).narrow(axis, 0, weight.shape[axis])
+        wide = errors.repeat_interleave(block_size, axis).narrow(axis, 0, weight.shape[axis])
         return weight * (1 + SHORT_STEP * wide)
 
     def _round(self, x: Tensor, weight: Tensor) -> Tensor:
-        group = self.groups.get(id(weight))
-        return x if group is None else self._rounding(x, group)
+        block_size = self.block_sizes.get(id(weight))
+        return x if block_size is None else self._rounding(x, block_size)
 
 
 class Jittered(Parallel):
@@ -62,7 +61,6 @@ class Jittered(Parallel):
         self._generator = torch.Generator().manual_seed(seed)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Jitter, then multiply."""
         return super().linear(self._jitter(x), weight, bias)
 
     def project(self, x: Tensor, weight: Tensor, scale: float) -> Tensor:
@@ -74,26 +72,26 @@ class Jittered(Parallel):
         return x * (1 + STEP * signs)
 
 
-def by_group(x: Tensor, group: int) -> Tensor:
-    """x (..., K) with each group of the last axis rounded to 255 levels around 0; the last group may be short."""
-    return _in_groups(x, group, 0.0)
+def by_block(x: Tensor, block_size: int) -> Tensor:
+    """x (..., K) with each block of the last axis rounded to 255 levels around 0; the last block may be short."""
+    return _in_blocks(x, block_size, 0.0)
 
 
-def between(x: Tensor, group: int) -> Tensor:
-    """The same with the levels half a step aside, where every border of `by_group` is a level."""
-    return _in_groups(x, group, 0.5)
+def between(x: Tensor, block_size: int) -> Tensor:
+    """The same with the levels half a step aside, where every border of `by_block` is a level."""
+    return _in_blocks(x, block_size, 0.5)
 
 
-def by_row(x: Tensor, _group: int) -> Tensor:
+def by_row(x: Tensor, _block_size: int) -> Tensor:
     """Each row rounded to 256 levels from its least to its largest value, 0 among them."""
     low, high = x.amin(-1, keepdim=True).clamp_max(0.0), x.amax(-1, keepdim=True).clamp_min(0.0)
     step = (high - low) / (2 * LEVELS + 1)
     return torch.round(x / torch.where(step == 0, 1.0, step)) * step
 
 
-def _in_groups(x: Tensor, group: int, shift: float) -> Tensor:
+def _in_blocks(x: Tensor, block_size: int, shift: float) -> Tensor:
     columns = x.shape[-1]
-    padded = nn.functional.pad(x, (0, -columns % group)).reshape(*x.shape[:-1], -1, group)
+    padded = nn.functional.pad(x, (0, -columns % block_size)).reshape(*x.shape[:-1], -1, block_size)
     step = padded.abs().amax(-1, keepdim=True) / LEVELS
     rounded = (torch.round(padded / torch.where(step == 0, 1.0, step) - shift) + shift) * step
     flat: Tensor = rounded.flatten(-2)

@@ -22,9 +22,7 @@ class ToOpset17(ir.passes.InPlacePass):
             if node.op_type == "ReduceMean":
                 _axes_to_attribute(node)
             elif node.domain or node.op_type not in UNCHANGED:
-                raise ValueError(
-                    f"expected only operators of opset 17, came {node.domain or 'ai.onnx'}::{node.op_type}"
-                )
+                raise ValueError(f"expected only operators of opset 17, got {node.domain or 'ai.onnx'}::{node.op_type}")
         model.opset_imports[""] = 17
         model.ir_version = 8
         return ir.passes.PassResult(model, modified=True)

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xlstm_edge_runtime.errors import InputError
+from xlstm_edge_runtime.progress import Progress, no_progress
 
 from ..checkpoints import Checkpoint
 from ..model import Model
 from ..ops.parallel import Parallel
-from ..reference import Progress, build, initial_state, no_progress
-from .plan import EMBEDDING, HEAD, matrix_shape, planned_bytes
+from ..reference import build, initial_state
+from .orientation import as_canonical, as_matrix, matrix_shape
+from .plan import planned_bytes
 from .scheme import Scheme
-from .sources import as_matrix, round_searched
+from .sources import round_searched
 
 HIGH = 8
 PROBE = 4  # sequences of the calibration batch that the costs are measured on
@@ -42,7 +44,7 @@ def spend_budget(
     """
     shapes = {name: weight.shape for name, weight in checkpoint.weights.items()}
     low, free = dict(plan), {name: scheme for name, scheme in plan.items() if name not in fixed}
-    high = low | {name: Scheme(HIGH, scheme.group) for name, scheme in free.items()}
+    high = low | {name: Scheme(HIGH, scheme.block_size) for name, scheme in free.items()}
     least, most = planned_bytes(shapes, low), planned_bytes(shapes, high)
     target = least + DEFAULT_SHARE * (most - least)
     if mb is not None or bpw is not None:
@@ -50,7 +52,7 @@ def spend_budget(
         target = mb * 1e6 if mb is not None else (bpw or 0) * count / 8
     if target < least:
         raise InputError(
-            f"expected a target of {least / 1e6:.2f} MB or more, came {target / 1e6:.2f}; all weights are low already"
+            f"expected a target of {least / 1e6:.2f} MB or more, got {target / 1e6:.2f}; all weights are low already"
         )
     costs = measure_costs(checkpoint, free, ids[:PROBE], progress=progress)
     chosen, spent = low, float(least)
@@ -74,10 +76,9 @@ def measure_costs(
         original = parameters[name].detach().clone()
         matrix = as_matrix(name, np.asarray(original))
         restored = scheme.dequantize(round_searched(name, matrix, scheme), matrix.shape[1])
-        lying = restored if name in (EMBEDDING, HEAD) else restored.T
-        parameters[name].data.copy_(torch.from_numpy(np.ascontiguousarray(lying)))
-        came = _log_probabilities(model, inputs, state)
-        costs[name] = float((expected.exp() * (expected - came)).sum(-1).mean())
+        parameters[name].data.copy_(torch.from_numpy(as_canonical(name, restored)))
+        got = _log_probabilities(model, inputs, state)
+        costs[name] = float((expected.exp() * (expected - got)).sum(-1).mean())
         parameters[name].data.copy_(original)
         progress("sensitivity", index + 1, len(plan))
     return costs

@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xlstm_edge_runtime.errors import InputError
+from xlstm_edge_runtime.progress import Progress, no_progress
 
 from ..model import BlockModule, Model, add_norm
 from ..ops.parallel import Parallel
-from ..reference import Progress, initial_state, materialize, no_progress
+from ..reference import initial_state, materialize
 from ..spec import ModelSpec
 from ..weights import FloatArray, Weight, Weights
-from .check import held
+from .check import within_limits
 from .gptq import corrected, gptq
-from .plan import EMBEDDING, HEAD, Plan
+from .orientation import EMBEDDING, HEAD, as_canonical, as_matrix, matrix_shape
+from .plan import Plan
 from .scheme import Packed
-from .sources import as_matrix, round_searched
+from .sources import round_searched
 
 SEQUENCE, SEQUENCES = 256, 64  # tokens a sequence, sequences: 16,384 tokens
 LEAST = 256  # tokens below which a calibration says little
@@ -56,18 +58,18 @@ class Quantizing(Parallel):
         """Quantize if planned, then compute."""
         wanted, name = next(self._wanted), self._names[id(weight)]
         if (scheme := self._plan.get(name)) is not None:
-            came = x.reshape(-1, x.shape[-1])
-            matrix = np.ascontiguousarray(weight.numpy().T)
-            packed = gptq(corrected(matrix, wanted, came), came.T @ came, scheme)
-            self.packed[name] = held(name, matrix, packed, scheme)
-            weight.copy_(torch.from_numpy(scheme.dequantize(self.packed[name], matrix.shape[1])).T)
+            got = x.reshape(-1, x.shape[-1])
+            matrix = as_matrix(name, weight.numpy())
+            packed = gptq(corrected(matrix, wanted, got), got.T @ got, scheme)
+            self.packed[name] = within_limits(name, matrix, packed, scheme)
+            weight.copy_(torch.from_numpy(as_canonical(name, scheme.dequantize(self.packed[name], matrix.shape[1]))))
         return super().linear(x, weight, bias)
 
 
 def calibration_batch(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """Evenly spread windows (S, T) of a text's ids; InputError for a text too short to say anything."""
     if len(ids) < LEAST:
-        raise InputError(f"expected a calibration text of {LEAST} tokens or more, came {len(ids)}; use a longer one")
+        raise InputError(f"expected a calibration text of {LEAST} tokens or more, got {len(ids)}; use a longer one")
     length = min(SEQUENCE, len(ids) // 2)
     count = min(SEQUENCES, len(ids) // length)
     starts = np.linspace(0, len(ids) - length, count).astype(np.int64)
@@ -91,9 +93,11 @@ def quantize_with_gptq(
         packed |= made
         progress("calibrate", index + 1, len(spec.blocks))
     if HEAD in plan and not spec.tied:
-        wanted, came = (_final(spec, weights, s) for s in (exact, stream))
+        wanted, got = (_final(spec, weights, s) for s in (exact, stream))
         table = weights[HEAD].load()
-        packed[HEAD] = held(HEAD, table, gptq(corrected(table, wanted, came), came.T @ came, plan[HEAD]), plan[HEAD])
+        packed[HEAD] = within_limits(
+            HEAD, table, gptq(corrected(table, wanted, got), got.T @ got, plan[HEAD]), plan[HEAD]
+        )
     return packed
 
 
@@ -112,7 +116,7 @@ def _quantize_table(spec: ModelSpec, weights: Weights, plan: Plan, stream: Strea
     hessian = hidden.T @ hidden
     hessian /= torch.diagonal(hessian).mean().clamp_min(1e-12)
     packed = gptq(table, hessian + torch.eye(len(hessian)), plan[EMBEDDING])
-    return held(EMBEDDING, table, packed, plan[EMBEDDING])
+    return within_limits(EMBEDDING, table, packed, plan[EMBEDDING])
 
 
 def _quantize_block(
@@ -162,13 +166,10 @@ def with_packed(weights: Weights, packed: Mapping[str, Packed], plan: Plan) -> W
     """The weights as they are after quantization, for the reference to run."""
 
     def restore(name: str) -> Weight:
-        rows, columns = as_matrix(name, np.empty(weights[name].shape, np.float32)).shape
-        del rows
-        scheme = plan[name]
+        columns, scheme = matrix_shape(name, weights[name].shape)[1], plan[name]
 
         def load() -> FloatArray:
-            matrix = scheme.dequantize(packed[name], columns)
-            return matrix if name in (EMBEDDING, HEAD) else np.ascontiguousarray(matrix.T)
+            return as_canonical(name, scheme.dequantize(packed[name], columns))
 
         return Weight(weights[name].shape, load)
 

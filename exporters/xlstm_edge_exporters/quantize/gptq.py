@@ -1,6 +1,6 @@
 """GPTQ: round a matrix column by column, and let the columns not yet rounded make up for each error.
 
-Frantar et al., arXiv:2210.17323, with static groups (scales are fixed beforehand, so they need no zero points and stay in
+Frantar et al., arXiv:2210.17323, with static blocks (scales are fixed beforehand, so they need no zero points and stay in
 the layout that MatMulNBits reads) and the columns of largest activation first. Before that the matrix may be moved to
 where it makes up for errors that its inputs already carry (Li et al., arXiv:2504.02692).
 """
@@ -22,21 +22,21 @@ def gptq(matrix: FloatArray, hessian: Tensor, scheme: Scheme) -> Packed:
     columns = matrix.shape[1]
     scales = _scales(matrix, hessian, scheme)
     order = torch.argsort(torch.diagonal(hessian), descending=True)
-    column_scales = torch.from_numpy(scales).T.repeat_interleave(scheme.group, 0)[:columns][order]
+    column_scales = torch.from_numpy(scales).T.repeat_interleave(scheme.block_size, 0)[:columns][order]
     weight = torch.from_numpy(np.array(matrix.T, np.float32, order="C"))[order]
-    integers = _round_columns(weight, _inverse_root(hessian, order), column_scales, scheme.half)
+    integers = _round_columns(weight, _inverse_root(hessian, order), column_scales, scheme.zero_point)
     restored = torch.empty_like(integers)
     restored[order] = integers
     # Padding columns hold the integer that means 0; they meet no input.
-    padded = np.full((len(matrix), scheme.groups(columns) * scheme.group), scheme.half, np.uint8)
+    padded = np.full((len(matrix), scheme.blocks_per_row(columns) * scheme.block_size), scheme.zero_point, np.uint8)
     padded[:, :columns] = restored.numpy().T
-    return scheme.pack(padded.reshape(len(matrix), -1, scheme.group), scales)
+    return scheme.pack(padded.reshape(len(matrix), -1, scheme.block_size), scales)
 
 
-def corrected(matrix: FloatArray, wanted: Tensor, came: Tensor) -> FloatArray:
-    """`matrix` (N, K) moved so that with inputs `came` (S, K) its outputs are nearest those it had with `wanted` (S, K)."""
-    hessian = (came.T @ came).to(torch.float64)
-    cross = ((wanted - came).T @ came).to(torch.float64)
+def corrected(matrix: FloatArray, wanted: Tensor, got: Tensor) -> FloatArray:
+    """`matrix` (N, K) moved so that with inputs `got` (S, K) its outputs are nearest those it had with `wanted` (S, K)."""
+    hessian = (got.T @ got).to(torch.float64)
+    cross = ((wanted - got).T @ got).to(torch.float64)
     moved = torch.linalg.solve(_damped(hessian, CORRECTION_DAMPING), cross.T).T  # (K, K): correction per unit of weight
     original = torch.from_numpy(np.array(matrix, np.float32))
     result: FloatArray = (original + original @ moved.to(torch.float32)).numpy()
@@ -46,7 +46,9 @@ def corrected(matrix: FloatArray, wanted: Tensor, came: Tensor) -> FloatArray:
 def _scales(matrix: FloatArray, hessian: Tensor, scheme: Scheme) -> FloatArray:
     """Searched scales, columns weighted by how strongly the calibration excites them."""
     importance = torch.diagonal(hessian).numpy().astype(np.float32)[None]
-    return scheme.best_scales(scheme.grouped(matrix), scheme.grouped(importance / max(float(importance.mean()), 1e-30)))
+    return scheme.best_scales(
+        scheme.to_blocks(matrix), scheme.to_blocks(importance / max(float(importance.mean()), 1e-30))
+    )
 
 
 def _inverse_root(hessian: Tensor, order: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ def _damped(hessian: Tensor, share: float) -> Tensor:
     return hessian + torch.eye(len(hessian), dtype=hessian.dtype) * (share * mean)
 
 
-def _round_columns(weight: Tensor, root: Tensor, scales: Tensor, half: int) -> Tensor:
+def _round_columns(weight: Tensor, root: Tensor, scales: Tensor, zero_point: int) -> Tensor:
     """Integers (K, N) uint8 of `weight` (K, N), whose rows are the matrix's columns and lie together in memory.
 
     Errors inside a block of columns spread at once, beyond it once a block.
@@ -73,8 +75,8 @@ def _round_columns(weight: Tensor, root: Tensor, scales: Tensor, half: int) -> T
         end = min(start + BLOCK, columns)
         errors = torch.empty(end - start, weight.shape[1])
         for j in range(start, end):
-            q = torch.clamp(torch.round(weight[j] / scales[j]), -half, half - 1)
-            integers[j] = (q + half).to(torch.uint8)
+            q = torch.clamp(torch.round(weight[j] / scales[j]), -zero_point, zero_point - 1)
+            integers[j] = (q + zero_point).to(torch.uint8)
             errors[j - start] = (weight[j] - q * scales[j]) / root[j, j]
             weight[j:end] -= root[j, j:end, None] * errors[j - start]
         weight[end:] -= root[start:end, end:].T @ errors

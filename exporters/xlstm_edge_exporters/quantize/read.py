@@ -8,7 +8,7 @@ import onnx_ir as ir
 from xlstm_edge_runtime.errors import BundleError
 
 from ..weights import FloatArray, Weight, Weights
-from .plan import EMBEDDING, HEAD
+from .orientation import as_canonical, canonical_shape
 from .rewrite import DATA, SCALES, TABLE
 from .scheme import Packed, Scheme
 
@@ -44,11 +44,11 @@ def _quantized_nodes(model: ir.Model) -> dict[str, tuple[ir.Node, ir.Value, ir.V
         first, second, zero = OPERANDS[node.op_type]
         data, scales = node.inputs[first], node.inputs[second]
         if data is None or scales is None or data.name is None or (len(node.inputs) > zero and node.inputs[zero]):
-            raise BundleError("expected quantized weights without zero points, came others; export the bundle again")
+            raise BundleError("expected quantized weights without zero points, got others; export the bundle again")
         scheme = Scheme(node.attributes["bits"].as_int(), node.attributes["block_size"].as_int())
         name = data.name.removesuffix(DATA).removesuffix(TABLE)
         if name in found and not _same_bytes(data, found[name][1]):  # a tied matrix is looked up and multiplied
-            raise BundleError(f"expected one content of {name} for all operators, came two; export the bundle again")
+            raise BundleError(f"expected one content of {name} for all operators, got two; export the bundle again")
         found.setdefault(name, (node, data, scales, scheme))
     return found
 
@@ -63,7 +63,7 @@ def _float(value: ir.Value) -> Weight:
 
 
 def _gathered_columns(node: ir.Node) -> int:
-    """Numbers in a row of the table, without what pads the last group."""
+    """Numbers in a row of the table, without what pads the last block."""
     user, _ = next(iter(node.outputs[0].uses()))
     shape = (user if user.op_type == "Slice" else node).outputs[0].shape
     assert shape is not None and isinstance(shape[-1], int)
@@ -75,12 +75,11 @@ def _quantized(name: str, data: ir.Value, scales: ir.Value, scheme: Scheme, widt
     rows = int(data.shape.numpy()[0])
 
     def load() -> FloatArray:
-        integers = np.asarray(_array(data), np.uint8).reshape(rows, scheme.groups(width), -1)
+        integers = np.asarray(_array(data), np.uint8).reshape(rows, scheme.blocks_per_row(width), -1)
         packed = Packed(integers, np.asarray(_array(scales), np.float32))
-        matrix = scheme.dequantize(packed, width)
-        return matrix if name in (EMBEDDING, HEAD) else np.ascontiguousarray(matrix.T)
+        return as_canonical(name, scheme.dequantize(packed, width))
 
-    return Weight((rows, width) if name in (EMBEDDING, HEAD) else (width, rows), load)
+    return Weight(canonical_shape(name, rows, width), load)
 
 
 def _array(value: ir.Value) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:

@@ -2,12 +2,13 @@
 
 MatMul and the head's FusedMatMul become MatMulNBits, always with accuracy level 4 (int8 activations inside: 5 to 25
 times faster than the default on CPUs); the embedding's Gather becomes GatherBlockQuantized on the same integers, and a
-Slice where the last group of a row is padded. A bias that is added right after goes into the node.
+Slice where the last block of a row is padded. A bias that is added right after goes into the node.
 """
 
 import onnx_ir as ir
 
-from .plan import EMBEDDING, HEAD, Plan
+from .orientation import matrix_shape
+from .plan import Plan
 from .scheme import Scheme
 
 MS = "com.microsoft"
@@ -44,7 +45,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) -
         news = [_matmul(graph, node, weight, scheme)]
         replaced += _absorb_bias(news[0], node)
     else:
-        raise ValueError(f"expected {weight.name} in a matrix product, came {node.op_type}")
+        raise ValueError(f"expected {weight.name} in a matrix product, got {node.op_type}")
     last, output = replaced[-1], news[-1].outputs[0]
     old_output = last.outputs[0]
     output.shape, output.type, output.name = old_output.shape, old_output.type, old_output.name
@@ -53,12 +54,13 @@ def _rewrite(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) -
 
 def _matmul(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) -> ir.Node:
     assert weight.shape is not None and weight.name is not None
-    first, second = (int(size) for size in weight.shape.numpy())
-    rows, columns = (first, second) if weight.name in (EMBEDDING, HEAD) else (second, first)
-    groups = scheme.groups(columns)
-    data = _initializer(graph, weight.name + DATA, [rows, groups, scheme.group * scheme.bits // 8], ir.DataType.UINT8)
-    scales = _initializer(graph, weight.name + SCALES, [rows, groups], ir.DataType.FLOAT)
-    attributes = {"K": columns, "N": rows, "bits": scheme.bits, "block_size": scheme.group, "accuracy_level": 4}
+    rows, columns = matrix_shape(weight.name, [int(size) for size in weight.shape.numpy()])
+    blocks = scheme.blocks_per_row(columns)
+    data = _initializer(
+        graph, weight.name + DATA, [rows, blocks, scheme.block_size * scheme.bits // 8], ir.DataType.UINT8
+    )
+    scales = _initializer(graph, weight.name + SCALES, [rows, blocks], ir.DataType.FLOAT)
+    attributes = {"K": columns, "N": rows, "bits": scheme.bits, "block_size": scheme.block_size, "accuracy_level": 4}
     return ir.node("MatMulNBits", [node.inputs[0], data, scales], attributes, domain=MS, name=node.name)
 
 
@@ -77,14 +79,14 @@ def _absorb_bias(new: ir.Node, node: ir.Node) -> list[ir.Node]:
 
 
 def _gather(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) -> list[ir.Node]:
-    """The operator wants rows of whole groups, as MatMulNBits stores them; what pads the last group is cut off."""
+    """The operator wants rows of whole blocks, as MatMulNBits stores them; what pads the last block is cut off."""
     assert weight.shape is not None and weight.name is not None
     rows, columns = (int(size) for size in weight.shape.numpy())
-    groups = scheme.groups(columns)
-    padded = groups * scheme.group
+    blocks = scheme.blocks_per_row(columns)
+    padded = blocks * scheme.block_size
     table = _initializer(graph, weight.name + TABLE, [rows, padded * scheme.bits // 8], ir.DataType.UINT8)
-    scales = _initializer(graph, weight.name + SCALES, [rows, groups], ir.DataType.FLOAT)
-    attributes = {"bits": scheme.bits, "block_size": scheme.group, "gather_axis": 0, "quantize_axis": 1}
+    scales = _initializer(graph, weight.name + SCALES, [rows, blocks], ir.DataType.FLOAT)
+    attributes = {"bits": scheme.bits, "block_size": scheme.block_size, "gather_axis": 0, "quantize_axis": 1}
     inputs = [table, node.inputs[1], scales]
     gather = ir.node("GatherBlockQuantized", inputs, attributes, domain=MS, name=node.name)
     if padded == columns:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..weights import FloatArray, Weights
-from .plan import EMBEDDING, HEAD, Plan
+from .orientation import EMBEDDING, as_matrix
+from .plan import Plan
 from .rewrite import DATA, SCALES, TABLE
 from .scheme import Packed, Scheme
 
@@ -22,9 +23,9 @@ def round_searched(_name: str, matrix: FloatArray, scheme: Scheme) -> Packed:
     """Round to nearest on scales that were searched for the least squared error; 8 bits have nothing to gain from that."""
     if scheme.bits > SEARCHED_BITS:
         return scheme.quantize(matrix)
-    groups = scheme.grouped(matrix)
-    scales = scheme.best_scales(groups)
-    return scheme.pack(scheme.integers(groups, scales), scales)
+    blocks = scheme.to_blocks(matrix)
+    scales = scheme.best_scales(blocks)
+    return scheme.pack(scheme.integers(blocks, scales), scales)
 
 
 def round_to_nearest(_name: str, matrix: FloatArray, scheme: Scheme) -> Packed:
@@ -49,11 +50,6 @@ class Pair:
         return packed.scales
 
 
-def as_matrix(name: str, array: FloatArray) -> FloatArray:
-    """(N, K): outputs by inputs, whichever way the canonical weight lies."""
-    return array if name in (EMBEDDING, HEAD) else np.ascontiguousarray(array.T)
-
-
 def quantized_sources(
     weights: Weights, plan: Plan, quantizer: Quantizer, *, tied: bool
 ) -> tuple[dict[str, Load], dict[str, str]]:
@@ -66,7 +62,10 @@ def quantized_sources(
     for name, scheme in plan.items():
         pair = Pair(lambda name=name, scheme=scheme: quantizer(name, as_matrix(name, weights[name].load()), scheme))  # type: ignore[misc]
         table_only = name == EMBEDDING and not tied
-        sources[name + (TABLE if table_only else DATA)] = _flat(pair) if table_only else pair.data
+        if table_only:
+            sources[name + TABLE] = _flat(pair)
+        else:
+            sources[name + DATA] = pair.data
         sources[name + SCALES] = pair.scales
         if name == EMBEDDING and tied:
             aliases[name + TABLE] = name + DATA

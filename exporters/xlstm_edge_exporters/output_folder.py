@@ -1,0 +1,70 @@
+"""Where a bundle goes: what may be replaced there, and how it appears whole or not at all.
+
+Needs no torch, so that a bad path is refused before it is loaded.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from xlstm_edge_runtime.errors import InputError, shown, shown_path
+from xlstm_edge_runtime.files import PARTIAL, atomic_folder
+from xlstm_edge_runtime.layout import EXPORTED, MANIFEST, TUNED, TUNING
+
+
+def refuse_target(out: Path, force: bool) -> None:
+    """Before any work: InputError for a path that the bundle could not take at the end."""
+    try:
+        os.lstat(out)
+        there = True
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except (OSError, ValueError) as error:  # a name that no file system takes
+        raise InputError(
+            f"expected a path for the bundle, got {shown_path(out)}, which is none; choose another"
+        ) from error
+    if not there:
+        if not out.parent.is_dir():
+            raise InputError(f"expected the folder {shown_path(out.parent)} for the bundle, got none; make it first")
+    elif not force:
+        raise InputError(
+            f"expected a new path for the bundle, got {shown_path(out)}, which exists; pass --force to replace a bundle"
+        )
+    else:
+        check_replaceable(out)
+
+
+def check_replaceable(folder: Path) -> None:
+    """InputError unless the folder holds a bundle and nothing else, so that replacing it loses nothing of the user's."""
+    if not (folder / MANIFEST).is_file():
+        raise InputError(
+            f"expected --force to replace a bundle, got {shown_path(folder)}, which is none; choose another path"
+        )
+    if foreign := sorted(path.name for path in folder.iterdir() if not _belongs(path)):
+        raise InputError(
+            f"expected only a bundle's files in {shown_path(folder)}, got {shown(foreign[0])}; move it elsewhere first"
+        )
+
+
+def _belongs(path: Path) -> bool:
+    """Whether an export, a tuning or an interrupted writer made this: what --force may remove."""
+    if path.name == TUNING:
+        return path.is_dir() and all(file.name in TUNED for file in path.iterdir())
+    return path.name in EXPORTED or PARTIAL.fullmatch(path.name) is not None
+
+
+@contextlib.contextmanager
+def placed(out: Path, force: bool) -> Iterator[Path]:
+    """An empty folder to write the bundle into, which takes its place at the end; InputError if it cannot."""
+    try:
+        with atomic_folder(out, replace=force, check=check_replaceable) as folder:
+            yield folder
+    except FileExistsError as error:
+        raise InputError(
+            f"expected {shown_path(out)} as it was when the export began, got something new there; look at it first"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"expected to write the bundle to {shown_path(out)}, got {error.strerror or error}; free space or move"
+        ) from error

@@ -1,0 +1,18 @@
+"""Names of a bundle's files, and of the folder that a tuning adds: said once, for whoever writes, reads or replaces them."""
+
+MANIFEST = "manifest.json"
+GRAPH = "model.onnx"
+VECTORS = "vectors.json"
+TOKENIZER = "tokenizer.json"
+TUNING = "tuned"  # a folder: the record, and sometimes a graph and its weights
+TUNING_RECORD = "tuned.json"
+
+
+def weights_of(graph: str) -> str:
+    """The file of a graph's weights, which lies beside it."""
+    return f"{graph}.data"
+
+
+EXPORTED = frozenset({MANIFEST, GRAPH, weights_of(GRAPH), VECTORS, TOKENIZER})  # all that an export writes
+TUNED_GRAPH = frozenset({GRAPH, weights_of(GRAPH)})
+TUNED = TUNED_GRAPH | {TUNING_RECORD}  # all that a tuning writes into its folder

@@ -1,0 +1,43 @@
+"""Gates near their caps, where a lowering could saturate."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+import xlstm_edge
+import xlstm_edge_runtime as xr
+
+from ...conftest import BY_NAME, sequence_for
+from ...oracles.cases import Case
+from ...oracles.official import official_step
+
+CheckpointOf = Callable[[Case], Path]
+# Biases before the soft cap of 15: 14 comes to 11.0, 75 to 14.999, 200 to what float32 cannot tell from 15.
+GATES = [(8, -12), (8, -20), (12, 10), (-12, 3), (14, -3), (75, 75), (75, -75), (-75, 75), (-75, -75), (200, -200)]
+
+
+@pytest.mark.parametrize("flavour", ["ort", "portable"])
+@pytest.mark.parametrize(("igate", "fgate"), GATES)
+def test_gates_near_their_caps(
+    igate: float, fgate: float, flavour: str, checkpoint_of: CheckpointOf, tmp_path: Path
+) -> None:
+    """Small decays meet large gains: a decay that loses its digits is seen here."""
+    case, folder = BY_NAME["large-plain"], tmp_path / "checkpoint"
+    shutil.copytree(checkpoint_of(case), folder)
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        for part, value in (("igate_preact.bias", igate), ("fgate_preact.bias", fgate)):
+            if name.endswith(part):
+                tensor.fill_(value)
+    save_file(tensors, folder / "model.safetensors")
+    sequence = sequence_for(case, 60)
+    expected = official_step(case, folder, sequence, "float64")
+    assert expected is not None
+    xlstm_edge.export(folder, tmp_path / "bundle", flavour=flavour)
+    session = xr.load(tmp_path / "bundle", threads=1).session()
+    for token, wanted in zip(sequence, expected, strict=True):
+        assert np.abs(session.step(int(token)) - wanted).max() <= 1e-4 * np.ptp(wanted)
