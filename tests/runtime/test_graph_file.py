@@ -49,6 +49,15 @@ def test_names_of_other_lengths_are_refused(spoiled: str) -> None:
         list(external_files(message([spoiled], [])))
 
 
+@pytest.mark.parametrize("kind", ["Add", "Constant", "Scan"])
+def test_external_data_inside_a_node_is_refused(kind: str) -> None:
+    """Where no initializer is, whether the operator is one of the list or not."""
+    hidden = node(kind, window=None)
+    hidden.attribute.append(onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR, t=tensor("w", "other")))
+    with pytest.raises(ValueError, match="place of its own"):
+        list(external_files(message(["a"], [hidden])))
+
+
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("window", [2, 65, 128, 129, 4097])
 def test_a_window_allows_one_token_less(window: int, packed: bool, tmp_path: Path) -> None:
