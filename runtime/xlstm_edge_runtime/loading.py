@@ -15,7 +15,7 @@ from .errors import BundleError, InputError, shown
 from .in_place import in_place_candidates, prove_in_place
 from .manifest import Manifest, check_hash, read_manifest
 from .model import Model
-from .opening import Settings, remembers, start
+from .opening import Settings, is_tuned_for, open_session
 from .reading import check_path
 from .tuning import HASHED_AT_LOAD, Tuning, read_tuning
 
@@ -54,11 +54,11 @@ def load(
 
 def open_model(folder: Path, manifest: Manifest, tuning: Tuning | None, settings: Settings) -> Model:
     """The model of a bundle whose files are checked already: as tuned, where a tuning is given and works."""
-    inference, tuning = start(folder, manifest, tuning, settings)
+    inference, tuning = open_session(folder, manifest, tuning, settings)
     model = Model(folder, manifest, inference)
     model.tuning = tuning
     model.chunk = manifest.graph.chunk if tuning is None else tuning.chunk
-    if tuning is not None and remembers(tuning, settings):
+    if tuning is not None and is_tuned_for(tuning, settings):
         model.in_place = in_place_candidates(model) if tuning.in_place else frozenset()
     else:
         model.in_place = prove_in_place(model)

@@ -31,12 +31,12 @@ class Settings:
     providers: tuple[str, ...] = CPU
 
 
-def remembers(tuning: Tuning, settings: Settings) -> bool:
+def is_tuned_for(tuning: Tuning, settings: Settings) -> bool:
     """Whether what a tuning proved was proven on what these settings run."""
     return settings.threads in (None, tuning.threads) and settings.providers == CPU and not settings.mapped
 
 
-def start(
+def open_session(
     folder: Path, manifest: Manifest, tuning: Tuning | None, settings: Settings
 ) -> tuple[ort.InferenceSession, Tuning | None]:
     """The graph opened as tuned or, without a tuning that works, as exported; and the tuning that holds."""
@@ -45,7 +45,7 @@ def start(
         spin = tuning.spin if settings.spin is None else settings.spin
         options = session_options(threads, spin, mapped=settings.mapped)
         if not tuning.prepacked:
-            return _start_plain(folder, manifest, options, settings.providers), tuning
+            return _open_exported(folder, manifest, options, settings.providers), tuning
         try:
             check_graph_file(folder / TUNING / GRAPH, tuning.files, tuning.chunk)
             inference = open_graph(folder / TUNING / GRAPH, options, settings.providers)
@@ -56,10 +56,10 @@ def start(
             return inference, tuning
     spin = SPIN if settings.spin is None else settings.spin
     options = session_options(settings.threads, spin, mapped=settings.mapped)
-    return _start_plain(folder, manifest, options, settings.providers), None
+    return _open_exported(folder, manifest, options, settings.providers), None
 
 
-def _start_plain(
+def _open_exported(
     folder: Path, manifest: Manifest, options: ort.SessionOptions, providers: Sequence[str]
 ) -> ort.InferenceSession:
     graph = folder / manifest.graph.file
