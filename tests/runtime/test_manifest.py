@@ -138,6 +138,10 @@ REFUSED: dict[str, Callable[[dict[str, Any]], object]] = {
     "another input": lambda d: state(d).update(input="past.blocks.0.m"),
     "half precision": lambda d: d["state"].update(dtype="float16"),
     "another size": lambda d: d["state"].update(bytes_per_session=d["state"]["bytes_per_session"] + 4),
+    "a state of a terabyte in files of a kilobyte": lambda d: (
+        state(d).update(shape=[1 << 20, 1 << 18, 1], head_splits=1),
+        d["state"].update(bytes_per_session=4 * (1 << 38) + 4 * 12),
+    ),
     "one bit": lambda d: d["quantization"]["tensors"]["a"].update(bits=1),
     "nine bits": lambda d: d["quantization"]["tensors"]["a"].update(bits=9),
     "blocks of 8": lambda d: d["quantization"]["tensors"]["a"].update(block_size=8),
