@@ -180,7 +180,7 @@ def tune_scenario(root: Path, *, old: bool) -> Scenario:
     """Tuning, for the first time or again."""
     tune.ROUNDS, tune.CHUNKS, tune.SPINS = 1, (16,), (20,)
     place = root / "place" / "bundle"
-    facade.export(make_checkpoint(CASE, root), root / "bundle", quantize="int4")
+    facade.export(make_checkpoint(CASE, root), root / "bundle", quantize="int4", method="rtn")
     manifest = read_manifest(root / "bundle")
 
     def untuned() -> None:

@@ -41,6 +41,7 @@ def export(
     quantize: options.Quantize = None,
     method: options.Method = None,
     calibrate: options.Calibrate = None,
+    calibration_tokens: options.CalibrationTokens = None,
     block_size: options.BlockSize = None,
     group_size: options.GroupSize = None,
     embedding_bits: options.EmbeddingBits = None,
@@ -52,6 +53,7 @@ def export(
     tokenizer: options.Tokenizer = None,
     all_logits: options.AllLogits = None,
     force: options.Force = False,
+    resume: options.Resume = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -66,6 +68,7 @@ def export(
         quantize=quantize,
         method=method,
         calibrate=calibrate,
+        calibration_tokens=calibration_tokens,
         block_size=group_size if block_size is None else block_size,
         embedding_bits=embedding_bits,
         head_bits=head_bits,
@@ -79,7 +82,15 @@ def export(
         check_arguments(sources=[checkpoint], tokenizer=tokenizer)
         load_exporters(progress)
         bundle = facade.export_with(
-            checkpoint, output, asked, prefix=prefix, weights=weights, recipe=recipe, force=force, progress=progress
+            checkpoint,
+            output,
+            asked,
+            prefix=prefix,
+            weights=weights,
+            recipe=recipe,
+            force=force,
+            resume=resume,
+            progress=progress,
         )
     if as_json:
         print_json({"bundle": str(bundle.path), "notes": list(bundle.notes), **facade.inspect(bundle.path)})

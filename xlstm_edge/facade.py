@@ -45,6 +45,7 @@ class ExportOptions:
     quantize: str | None = None
     method: str | None = None
     calibrate: str | Path | None = None
+    calibration_tokens: int | None = None
     block_size: int | None = None
     embedding_bits: int | None = None
     head_bits: int | None = None
@@ -69,6 +70,7 @@ def export(
     quantize: str | None = None,
     method: str | None = None,
     calibrate: str | Path | None = None,
+    calibration_tokens: int | None = None,
     block_size: int | None = None,
     embedding_bits: int | None = None,
     head_bits: int | None = None,
@@ -80,16 +82,21 @@ def export(
     prefix: str | None = None,
     weights: str | None = None,
     force: bool = False,
+    resume: bool = False,
     progress: Progress = no_progress,
 ) -> Bundle:
     """Export a checkpoint (folder or weights file) to a bundle folder.
 
     The first options are the fields of `xlstm_edge_exporters.recipe.Recipe`: `flavour` "ort" or "portable", `chunk` the most
     tokens of one call (ort only), `quantize` "int8", "int4" or "mixed", `method` "rtn" or "gptq", `calibrate` a text file,
-    `keep` {pattern: bits}, `tokenizer` a file, "byte" or "none". They override those of the TOML file `recipe`; None is
+    "self" for text that the model writes (the default of int4 and mixed) or "none", `calibration_tokens` how many, `keep`
+    {pattern: bits}, `tokenizer` a file, "byte" or "none". They override those of the TOML file `recipe`; None is
     not given. Where a checkpoint holds several models, or the xLSTM is a part of a larger net, `prefix` names the one to
     take by what stands before its tensors' names, and `weights` the file of a folder, the key inside a torch file, or
     FILE:KEY. The bundle's `notes` say in a line each what else there is to know, as that it has no text.
+
+    With `resume` an interrupted export leaves its finished tensors in BUNDLE.resume, and the next call with the same
+    options goes on from them.
 
     Raises an XlstmEdgeError if anything is wrong; then nothing has been written, and what `force` would replace stands.
     """
@@ -100,6 +107,7 @@ def export(
         quantize=quantize,
         method=method,
         calibrate=calibrate,
+        calibration_tokens=calibration_tokens,
         block_size=block_size,
         embedding_bits=embedding_bits,
         head_bits=head_bits,
@@ -109,7 +117,15 @@ def export(
         tokenizer=tokenizer,
     )
     return export_with(
-        checkpoint, bundle, options, recipe=recipe, prefix=prefix, weights=weights, force=force, progress=progress
+        checkpoint,
+        bundle,
+        options,
+        recipe=recipe,
+        prefix=prefix,
+        weights=weights,
+        force=force,
+        resume=resume,
+        progress=progress,
     )
 
 
@@ -122,6 +138,7 @@ def export_with(
     prefix: str | None = None,
     weights: str | None = None,
     force: bool = False,
+    resume: bool = False,
     progress: Progress = no_progress,
 ) -> Bundle:
     """`export`, its options as one value."""
@@ -131,7 +148,9 @@ def export_with(
     from xlstm_edge_exporters.export import export_checkpoint  # noqa: PLC0415  # loads torch
 
     notes = list(source.notes.lines())
-    manifest = export_checkpoint(source, bundle, chosen, force=force, progress=progress, note=notes.append)
+    manifest = export_checkpoint(
+        source, bundle, chosen, force=force, resume=resume, progress=progress, note=notes.append
+    )
     return Bundle(Path(bundle), manifest, tuple(notes))
 
 

@@ -83,10 +83,22 @@ Quantize = Annotated[
 ]
 Method = Annotated[
     Literal["rtn", "gptq"] | None,
-    typer.Option(help="**rtn** rounds, **gptq** calibrates.", show_default="gptq with --calibrate, else rtn"),
+    typer.Option(help="**rtn** rounds, **gptq** calibrates.", show_default="gptq where there is a calibration"),
 ]
 Calibrate = Annotated[
-    Path | None, typer.Option(help="Text, like the model's own, that gptq and mixed learn from.", metavar="FILE")
+    str | None,
+    typer.Option(
+        help="What gptq and mixed learn from: a text like the model's own (a .npy of vectors for a stack), **self** for text "
+        "that the model writes, or **none**.",
+        metavar="FILE|self|none",
+        show_default="self for int4 and mixed",
+    ),
+]
+CalibrationTokens = Annotated[
+    int | None, typer.Option(help="Tokens to calibrate on.", show_default="24,576; fewer for large models")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Keep finished tensors if interrupted, and go on from them the next time.")
 ]
 BlockSize = Annotated[
     int | None,

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
@@ -25,7 +25,13 @@ class CountColumn(ProgressColumn):
 @contextlib.contextmanager
 def bars(console: Console) -> Iterator[Progress]:
     """Yield a `Progress`; each new stage gets a bar, a moving one while `total` is 0 (not known)."""
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), CountColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        CountColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     hidden = console.quiet or not console.is_terminal
     with Bars(*columns, console=console, disable=hidden) as shown:
         tasks: dict[str, TaskID] = {}

@@ -24,6 +24,7 @@ from xlstm_edge_runtime.progress import Progress, no_progress
 from .checkpoints import Checkpoint
 from .checkpoints.files import sha256
 from .external_data import save_graph
+from .interface import GraphOptions, graph_states, input_name, output_name
 from .output_folder import placed, refuse_target
 from .quantize.plan import Plan
 from .quantize.read import read_weights
@@ -32,7 +33,7 @@ from .quantize.sources import Load, Quantizer, quantized_sources, round_to_neare
 from .reference import iterate_names
 from .spec import MLSTM, SLSTM, ModelSpec, UpMLSTM
 from .text_assets import TextAssets, read_text_assets
-from .trace import GraphOptions, graph_states, input_name, output_name, trace
+from .trace import trace
 from .vectors import make_vectors, vectors_json
 from .weights import FloatArray, Weight
 
@@ -86,8 +87,8 @@ def write_graph(
     *,
     plan: Plan | None = None,
     quantizer: Quantizer = round_to_nearest,
-) -> None:
-    """Save the traced model with its weights as external data, reading and checking one tensor at a time."""
+) -> Path:
+    """Save the traced model with its weights as external data, one tensor at a time, each checked; its file."""
     weights, plan = checkpoint.weights, plan or {}
     if plan:
         QuantizeGraph(plan)(model)
@@ -95,6 +96,7 @@ def write_graph(
     sources: dict[str, Load] = {name: w.load for name, w in checked.items() if name not in plan}
     quantized, aliases = quantized_sources(checked, plan, quantizer, tied=checkpoint.spec.tied)
     save_graph(model, sources | quantized, folder / GRAPH, aliases=aliases, progress=progress)
+    return folder / GRAPH
 
 
 def describe(

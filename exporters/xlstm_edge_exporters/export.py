@@ -1,27 +1,25 @@
-"""Checkpoint and recipe in, bundle out: choose the plan, calibrate if asked, write."""
+"""Checkpoint and recipe in, bundle out: choose the plan, calibrate, write."""
 
+import hashlib
+import json
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from xlstm_edge_runtime.errors import InputError
+from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.manifest import Manifest
 from xlstm_edge_runtime.progress import Progress, no_progress
 
 from .bundle import write_bundle
+from .calibration import calibration_inputs, calibration_tokens
 from .checkpoints import Checkpoint
+from .interface import GraphOptions
+from .output_folder import work_folder
 from .quantize.budget import spend_budget
-from .quantize.calibrate import calibration_batch, quantize_with_gptq
+from .quantize.calibrate import quantize_with_gptq
 from .quantize.plan import Plan, bits_by_hand, make_plan
-from .quantize.scheme import Packed, Scheme
 from .quantize.sources import Quantizer, round_searched
-from .recipe import Recipe, read_calibration
+from .quantize.store import Store, finished, stored
+from .recipe import Recipe
 from .text_assets import Note, TextAssets, no_note, read_text_assets
-from .trace import GraphOptions
-from .weights import FloatArray
-
-LONGEST_ID = 20  # digits
 
 
 def export_checkpoint(
@@ -30,72 +28,79 @@ def export_checkpoint(
     recipe: Recipe,
     *,
     force: bool = False,
+    resume: bool = False,
     progress: Progress = no_progress,
     note: Note = no_note,
 ) -> Manifest:
     """Write the bundle that `recipe` describes; raises an XlstmEdgeError and writes nothing if anything is wrong.
 
+    With `resume` finished tensors stay beside `out` when the export is interrupted, and the next call goes on from them.
     `note` is told in a line what a user should know of a bundle that was written all the same.
     """
     notes: list[str] = []
     progress("reading text", 0, 0)
     text = read_text_assets(checkpoint, recipe.tokenizer, notes.append)
+    if checkpoint.spec.vocab_size is None:
+        recipe = recipe.for_vectors()
     flavour = "ort" if recipe.flavour == "ort" else "portable"
     chunk = recipe.chunk if flavour == "ort" else 1
     options = GraphOptions(flavour=flavour, chunk=chunk, all_logits=recipe.all_logits)  # type: ignore[arg-type]  # one of two
-    plan: Plan | None = None
-    quantizer: Quantizer = round_searched
-    if recipe.quantize is not None:
-        plan, quantizer = _quantized(checkpoint, recipe, text, progress)
-    manifest = write_bundle(
-        checkpoint,
-        out,
-        options,
-        plan=plan,
-        quantizer=quantizer,
-        recipe=recipe.as_dict(),
-        text=text,
-        force=force,
-        progress=progress,
-    )
+    with work_folder(Path(out), _key(checkpoint, recipe) if resume else None) as work:
+        plan: Plan | None = None
+        quantizer: Quantizer = round_searched
+        if recipe.quantize is not None:
+            plan, quantizer = _quantized(checkpoint, recipe, text, work, resume, progress)
+        manifest = write_bundle(
+            checkpoint,
+            out,
+            options,
+            plan=plan,
+            quantizer=quantizer,
+            recipe=_done(checkpoint, recipe),
+            text=text,
+            force=force,
+            progress=progress,
+        )
     for line in notes:
         note(line)
     return manifest
 
 
-def _quantized(checkpoint: Checkpoint, recipe: Recipe, text: TextAssets, progress: Progress) -> tuple[Plan, Quantizer]:
-    """How many bits each tensor gets, and what rounds it."""
+def _quantized(
+    checkpoint: Checkpoint, recipe: Recipe, text: TextAssets, work: Path, resume: bool, progress: Progress
+) -> tuple[Plan, Quantizer]:
+    """How many bits each tensor gets, and what rounds it; finished tensors are kept in the folder `work`."""
+    store = Store(work)
     plan = make_plan(checkpoint.spec, checkpoint.weights, recipe)
-    if recipe.calibrate is None:
-        return plan, round_searched
-    ids = calibration_batch(read_ids(checkpoint, Path(recipe.calibrate), text))
+    rounded = stored(round_searched, store) if resume else round_searched
+    if recipe.calibration is None:
+        return plan, rounded
+    inputs = calibration_inputs(checkpoint, recipe, text, work, store, progress)
     if recipe.quantize == "mixed":
         fixed = {name for name in plan if bits_by_hand(name, recipe, tied=checkpoint.spec.tied)}
         plan = spend_budget(
-            checkpoint, plan, ids, mb=recipe.target_mb, bpw=recipe.target_bpw, fixed=fixed, progress=progress
+            checkpoint, plan, inputs, mb=recipe.target_mb, bpw=recipe.target_bpw, fixed=fixed, progress=progress
         )
     if recipe.chosen_method != "gptq":
-        return plan, round_searched
-    packed = quantize_with_gptq(checkpoint.spec, checkpoint.weights, plan, ids, progress=progress)
-
-    def take(name: str, _matrix: FloatArray, _scheme: Scheme) -> Packed:
-        return packed[name]
-
-    return plan, take
+        return plan, rounded
+    quantize_with_gptq(checkpoint.spec, checkpoint.weights, plan, inputs, store, progress=progress)
+    return plan, finished(store)
 
 
-def read_ids(checkpoint: Checkpoint, path: Path, side: TextAssets | None = None) -> NDArray[np.int64]:
-    """Token ids of a text file, as the exported model would be given them; ids between spaces without a tokenizer."""
-    if checkpoint.spec.vocab_size is None:
-        raise InputError(
-            "expected a model that takes tokens for calibration, got a stack of float vectors; use method rtn"
-        )
-    text = read_calibration(path)
-    side = side or read_text_assets(checkpoint)
-    vocab = checkpoint.spec.vocab_size
-    if side.info.kind != "none":
-        return np.array(side.encode(text, vocab), np.int64)
-    words = text.split()
-    if not all(word.isascii() and word.isdecimal() and len(word) < LONGEST_ID and int(word) < vocab for word in words):
-        raise InputError(f"expected token ids in {path} (the checkpoint has no tokenizer), got text; write ids, spaced")
-    return np.array([int(word) for word in words], np.int64)
+def _done(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, object]:
+    """The recipe for the manifest, with what was chosen for the model."""
+    tokens = {} if recipe.calibration is None else {"calibration_tokens": calibration_tokens(checkpoint.spec, recipe)}
+    return recipe.as_dict() | tokens
+
+
+def _key(checkpoint: Checkpoint, recipe: Recipe) -> str:
+    """What decides the bytes of finished tensors: they are of no use to an export with another key."""
+    files = [recipe.calibration] if recipe.calibration and Path(recipe.calibration).is_file() else []
+    stats = [(str(path), *_identity(path)) for path in (*checkpoint.files, *map(Path, files))]
+    return hashlib.sha256(json.dumps([__version__, recipe.as_dict(), stats]).encode()).hexdigest()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Size and time of the last change: enough to see that a file is not the one of before."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns

@@ -190,12 +190,17 @@ class Model(nn.Module):
         """-> output for the last token (B, V or D), or for every token (B, T, V or D) with `all_logits`."""
         x, delta = self.embed(inputs), None
         new: NewStates = {}
-        for index, block in enumerate(self.blocks):
-            prefix = f"blocks.{index}."
-            own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-            x, delta, own = block(x, delta, own)
-            new |= {prefix + name: tensor for name, tensor in own.items()}
+        for index in range(len(self.blocks)):
+            x, delta, own = self.run_block(index, x, delta, state)
+            new |= own
         return self.output(x, delta), {name: new[name] for name in state}
+
+    def run_block(self, index: int, x: Tensor, delta: Tensor | None, state: States) -> tuple[Tensor, Tensor, NewStates]:
+        """The residual pair after one block, and its new states; states by the names they have in the model."""
+        prefix = f"blocks.{index}."
+        own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        x, delta, new = self.blocks[index](x, delta, own)
+        return x, delta, {prefix + name: tensor for name, tensor in new.items()}
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Ids -> vectors; vectors pass."""

@@ -5,12 +5,15 @@ Needs no torch, so that a bad path is refused before it is loaded.
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from xlstm_edge_runtime.errors import InputError, shown, shown_path
-from xlstm_edge_runtime.files import PARTIAL, atomic_folder
+from xlstm_edge_runtime.files import PARTIAL, atomic_folder, scratch_folder
 from xlstm_edge_runtime.layout import EXPORTED, MANIFEST, TUNED, TUNING
+
+RESUME, KEY = ".resume", "key"  # added to the bundle's name; in that folder, whose it is
 
 
 def refuse_target(out: Path, force: bool) -> None:
@@ -68,3 +71,39 @@ def placed(out: Path, force: bool) -> Iterator[Path]:
         raise InputError(
             f"expected to write the bundle to {shown_path(out)}, got {error.strerror or error}; free space or move"
         ) from error
+
+
+@contextlib.contextmanager
+def work_folder(out: Path, key: str | None) -> Iterator[Path]:
+    """A folder beside `out` for what an export makes on its way; it goes with the export.
+
+    With a `key` it stays when the export is interrupted, and the next one with this key finds what is in it; what another
+    key left is removed. OSErrors are those of a full or forbidden disk: InputError.
+    """
+    try:
+        if key is None:
+            with scratch_folder(out) as folder:
+                yield folder
+            return
+        folder = out.with_name(f"{out.name}{RESUME}")
+        _claim(folder, key)
+        yield folder
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise InputError(
+            f"expected to write beside {shown_path(out)}, got {error.strerror or error}; free space or move"
+        ) from error
+
+
+def _claim(folder: Path, key: str) -> None:
+    """Make the folder this key's: InputError for one that is not an interrupted export's."""
+    mark = folder / KEY
+    if folder.is_symlink() or (folder.exists() and not mark.is_file()):
+        raise InputError(
+            f"expected {shown_path(folder)} for an export that can be resumed, got something else there; move it elsewhere"
+        )
+    if folder.exists() and mark.read_bytes() != key.encode():
+        shutil.rmtree(folder)
+    if not folder.exists():
+        folder.mkdir()
+        mark.write_bytes(key.encode())

@@ -36,15 +36,21 @@ SAID: dict[type | tuple[type, ...], str] = {
 }
 PRESETS = {"int8": 8, "int4": 4}
 KEEP_FLOAT = 32
+SELF, NONE = "self", "none"  # calibrate on text that the model writes, or on nothing
+MOST_TOKENS, LEAST_TOKENS = 1 << 20, 256  # of a calibration; fewer say little
+VECTORS = ".npy"  # calibration inputs of a stack of vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """`quantize` None keeps float32; `mixed` needs `calibrate` and spends `target_mb` (or bits per weight) best.
+    """`quantize` None keeps float32; `mixed` spends `target_mb` (or bits per weight) best.
 
-    `method` None means gptq where there is a text to calibrate on, rtn (round to nearest) where there is none.
-    `tokenizer` is "byte", "none" or a tokenizer.json; None takes what the checkpoint has beside it.
-    `block_size` None means 32 for rtn (128 for int8) and 256 for gptq, which holds the quality at the larger, faster size.
+    `calibrate` is a text like the model's own (vectors in a .npy file for a stack), "self" for text that the model writes,
+    or "none". None means self for int4 and mixed, where a model takes tokens, and none for int8 and stacks of vectors.
+    `calibration_tokens` None goes by the size of the model. `method` None means gptq where there is a calibration, rtn (round
+    to nearest) where there is none. `block_size` None means 32 for rtn (128 for int8) and 256 for gptq, which holds the
+    quality at the larger, faster size. `tokenizer` is "byte", "none" or a tokenizer.json; None takes what the checkpoint has
+    beside it.
     """
 
     flavour: str = "ort"
@@ -53,6 +59,7 @@ class Recipe:
     quantize: str | None = None
     method: str | None = None
     calibrate: str | None = None
+    calibration_tokens: int | None = None
     block_size: int | None = None
     embedding_bits: int | None = None
     head_bits: int | None = None
@@ -91,13 +98,20 @@ class Recipe:
                 raise InputError(f"expected 2, 4, 8 or 32 bits, got {shown(bits)}; no CPU kernel runs others")
 
     def _check_calibration(self) -> None:
-        needs = self.method == "gptq" or self.quantize == "mixed"
-        if needs and self.quantize is not None and self.calibrate is None:
+        needs = self.quantize == "mixed" or (self.quantize is not None and self.method == "gptq")
+        if needs and self.calibrate == NONE:
             raise InputError(
-                f"expected a calibration text for {self.chosen_method} {self.quantize}, got none; pass --calibrate FILE"
+                f"expected a calibration for {self.method or 'gptq'} {self.quantize}, got none; leave --calibrate out for "
+                "text that the model writes itself"
             )
-        given = (self.calibrate, self.keep, self.head_bits, self.embedding_bits, self.method, self.block_size)
-        if self.quantize is None and any(value not in (None, {}) for value in given):
+        tokens = self.calibration_tokens
+        if tokens is not None and not LEAST_TOKENS <= tokens <= MOST_TOKENS:
+            raise InputError(
+                f"expected {LEAST_TOKENS} to {MOST_TOKENS:,} tokens for a calibration, got {shown(tokens)}; leave it out"
+            )
+        given = (self.calibrate, self.calibration_tokens, self.keep, self.head_bits, self.embedding_bits)
+        given_too = (self.method, self.block_size)
+        if self.quantize is None and any(value not in (None, {}) for value in (*given, *given_too)):
             raise InputError("expected --quantize with quantization options, got none; pass --quantize int4")
         targets = [target for target in (self.target_mb, self.target_bpw) if target is not None]
         if targets and self.quantize != "mixed":
@@ -109,9 +123,28 @@ class Recipe:
             raise InputError(f"expected one positive target, got {got}; pass --target-mb or --target-bpw")
 
     @property
+    def calibration(self) -> str | None:
+        """What gptq and mixed learn from: the path of a file, `SELF`, or None for nothing."""
+        if self.quantize is None or self.calibrate == NONE:
+            return None
+        learns = self.method == "gptq" or self.quantize == "mixed" or (self.quantize == "int4" and self.method is None)
+        return self.calibrate or (SELF if learns else None)
+
+    def for_vectors(self) -> "Recipe":
+        """The same for a stack of vectors, which writes no text: rounded unless there are vectors to calibrate on."""
+        if self.calibration != SELF:
+            return self
+        if self.calibrate == SELF or self.method == "gptq" or self.quantize == "mixed":
+            raise InputError(
+                f"expected vectors to calibrate a stack of vectors on, got {self.calibrate or 'none'}; pass --calibrate "
+                "FILE.npy with float vectors (T, D), or --method rtn"
+            )
+        return dataclasses.replace(self, method="rtn")
+
+    @property
     def chosen_method(self) -> str:
         """rtn or gptq."""
-        return self.method or ("rtn" if self.calibrate is None else "gptq")
+        return self.method or ("rtn" if self.calibration is None else "gptq")
 
     @property
     def bits(self) -> int:
@@ -126,10 +159,10 @@ class Recipe:
         return GPTQ_BLOCK_SIZE if self.chosen_method == "gptq" else RTN_BLOCK_SIZE.get(self.quantize or "", 32)
 
     def as_dict(self) -> dict[str, Any]:
-        """What differs from the defaults, for the manifest; the calibration text by its name only."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        """What differs from the defaults, for the manifest; the calibration said in any case, a file by its name only."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"calibrate": self.calibration}
         plain = {name: value for name, value in values.items() if value not in (None, {}, False)}
-        paths = {"calibrate": self.calibrate, "tokenizer": self.tokenizer}
+        paths = {"calibrate": self.calibration, "tokenizer": self.tokenizer}
         return plain | {name: Path(value).name for name, value in paths.items() if value}
 
 
@@ -139,12 +172,17 @@ def read_recipe(path: str | Path | None, given: Mapping[str, Any]) -> Recipe:
     if path is not None:
         values = _read_toml(Path(path))
         for name in ("calibrate", "tokenizer"):
-            if values.get(name, "none") not in ("byte", "none"):
+            if values.get(name, NONE) not in ("byte", NONE, SELF):
                 values[name] = str(Path(path).parent / values[name])
     recipe = Recipe(**{**values, **{name: value for name, value in given.items() if value is not None}})
-    if recipe.calibrate is not None:
-        read_calibration(recipe.calibrate)
+    if recipe.calibration not in (None, SELF) and not is_vectors(recipe.calibration):
+        read_calibration(recipe.calibration)
     return recipe
+
+
+def is_vectors(path: str) -> bool:
+    """Whether a calibration file holds vectors, as its name says."""
+    return Path(path).suffix == VECTORS
 
 
 def read_calibration(path: str | Path) -> str:

@@ -19,12 +19,13 @@ from xlstm_edge_runtime.verify import Check, compare_outputs, verify_stored
 from .bundle import describe
 from .checkpoints import Checkpoint
 from .graph_diff import check_structure
+from .interface import GraphOptions
 from .quantize.check import WeightCheck
 from .quantize.read import read_schemes, read_weights
 from .quantize.rewrite import DATA, SCALES, TABLE, QuantizeGraph
 from .quantize.scheme import Scheme
 from .text_assets import read_text_assets
-from .trace import GraphOptions, trace
+from .trace import trace
 from .vectors import make_vectors
 from .weights import Weights
 

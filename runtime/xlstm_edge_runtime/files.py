@@ -92,6 +92,19 @@ def atomic_folder(
         _unlock(lock)
 
 
+@contextlib.contextmanager
+def scratch_folder(path: str | Path) -> Iterator[Path]:
+    """An empty folder beside `path` for files on the way, which goes at the end; a dead process's is removed by the next."""
+    target = Path(path)
+    remove_leftovers(target.parent)
+    folder, lock = _new_folder(target)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _unlock(lock)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what dead processes left half-written in a folder; what a living one writes is locked and stays."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:

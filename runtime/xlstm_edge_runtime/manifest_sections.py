@@ -28,6 +28,7 @@ RECIPE: dict[str, type | tuple[type, ...]] = {
     "quantize": str,
     "method": str,
     "calibrate": str,
+    "calibration_tokens": int,
     "block_size": int,
     "embedding_bits": int,
     "head_bits": int,
@@ -113,7 +114,7 @@ class Quantization:
 
     @property
     def calibrated(self) -> bool:
-        """Whether the integers depend on a calibration text (gptq), not on the weights alone (rtn)."""
+        """Whether the integers depend on a calibration (gptq), not on the weights alone (rtn)."""
         return (self.recipe.get("method") or ("gptq" if self.recipe.get("calibrate") else "rtn")) == "gptq"
 
     def as_dict(self) -> dict[str, Any]:

@@ -27,8 +27,8 @@ SCRIPT = Path(__file__).with_name("on_board.py")
 EXPORTS: dict[str, dict[str, Any]] = {
     "float32": {},
     "int8": {"quantize": "int8"},
-    "int4": {"quantize": "int4", "block_size": 256},
-    "large-int4": {"quantize": "int4"},
+    "int4": {"quantize": "int4", "method": "rtn", "block_size": 256},
+    "large-int4": {"quantize": "int4", "method": "rtn"},
 }
 # Of the output's range. Quantized kernels round activations by the row, by the block or not at all, as the CPU has them;
 # the large form here has random weights, of which that moves the outputs by a tenth. `verify` on the board knows.

@@ -18,10 +18,10 @@ from xlstm_edge.progress import bars
 from xlstm_edge.tables import evaluate_table
 from xlstm_edge_exporters.bundle import write_bundle
 from xlstm_edge_exporters.checkpoints import open_checkpoint
+from xlstm_edge_exporters.interface import GraphOptions
 from xlstm_edge_exporters.quantize.plan import make_plan
 from xlstm_edge_exporters.quantize.sources import round_to_nearest
 from xlstm_edge_exporters.recipe import Recipe
-from xlstm_edge_exporters.trace import GraphOptions
 
 SHIPPED = Path(__file__).resolve().parents[2] / "examples" / "shakespeare"
 CALIBRATED = {"quantize": "int4", "calibrate": str(SHIPPED / "calibration.txt")}
@@ -30,7 +30,7 @@ EXPORTS: dict[str, dict[str, object]] = {
     "int4-head8": {**CALIBRATED, "head_bits": 8},
     "int4-gptq-64": {**CALIBRATED, "block_size": 64},
     "int4-gptq-256": CALIBRATED,
-    "int4-rtn-32": {"quantize": "int4"},
+    "int4-rtn-32": {"quantize": "int4", "method": "rtn"},
 }
 PLAIN = {"plain-32": 32, "plain-256": 256}
 
@@ -49,7 +49,7 @@ def main() -> None:
         xlstm_edge.export(SHIPPED, args.dir / name, force=True, **options)
     checkpoint = open_checkpoint(SHIPPED)
     for name, size in PLAIN.items():
-        plan = make_plan(checkpoint.spec, checkpoint.weights, Recipe(quantize="int4", block_size=size))
+        plan = make_plan(checkpoint.spec, checkpoint.weights, Recipe(quantize="int4", method="rtn", block_size=size))
         write_bundle(checkpoint, args.dir / name, GraphOptions(), plan=plan, quantizer=round_to_nearest, force=True)
     bundles = [args.dir / name for name in (*EXPORTS, *PLAIN)]
     with bars(Console(stderr=True)) as progress:

@@ -31,12 +31,13 @@ from numpy.typing import NDArray
 from xlstm_edge.bench import machine
 from xlstm_edge_exporters.bundle import write_bundle
 from xlstm_edge_exporters.checkpoints import Checkpoint
+from xlstm_edge_exporters.interface import GraphOptions
 from xlstm_edge_exporters.quantize.plan import make_plan
 from xlstm_edge_exporters.quantize.sources import round_to_nearest
 from xlstm_edge_exporters.recipe import Recipe
 from xlstm_edge_exporters.reference import iterate_names
 from xlstm_edge_exporters.spec import MLSTM, SLSTM, Block, FeedForward, ModelSpec, Norm, UpMLSTM
-from xlstm_edge_exporters.trace import GraphOptions, trace
+from xlstm_edge_exporters.trace import trace
 from xlstm_edge_exporters.weights import Weight
 from xlstm_edge_runtime import Model, load
 from xlstm_edge_runtime.tune import tune_bundle

@@ -18,7 +18,7 @@ CheckpointOf = Callable[[Case], Path]
 
 @pytest.fixture
 def tuned(tmp_path: Path, command: Command) -> Path:
-    xlstm_edge.export(SHIPPED, tmp_path / "bundle", quantize="int4")
+    xlstm_edge.export(SHIPPED, tmp_path / "bundle", quantize="int4", method="rtn")
     assert command("tune", tmp_path / "bundle").code == 0
     return tmp_path / "bundle"
 

@@ -258,7 +258,7 @@ def read_rate() -> float:
     return data.nbytes / (time.perf_counter() - begin)
 
 
-@pytest.mark.parametrize("options", [{}, {"quantize": "int4"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"quantize": "int4", "method": "rtn"}], ids=str)
 @pytest.mark.parametrize("name", ["large-wide-vocab", "hf-tied"])
 def test_bytes_of_a_token_are_its_weights_and_twice_its_state(
     name: str, options: dict[str, str], checkpoint_of: Callable[[Case], Path], tmp_path: Path

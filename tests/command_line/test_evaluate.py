@@ -12,8 +12,8 @@ from torch.nn import functional
 
 import xlstm_edge
 from xlstm_edge.evaluate import _measure, evaluate
+from xlstm_edge_exporters.calibration import read_ids
 from xlstm_edge_exporters.checkpoints import open_checkpoint
-from xlstm_edge_exporters.export import read_ids
 from xlstm_edge_exporters.reference import run_reference
 from xlstm_edge_runtime.progress import no_progress
 
@@ -28,7 +28,7 @@ TOKENS = 120
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("evaluate")
     for name, quantize in (("float32", None), ("int8", "int8"), ("int4", "int4")):
-        xlstm_edge.export(SHIPPED, folder / name, quantize=quantize)
+        xlstm_edge.export(SHIPPED, folder / name, quantize=quantize, method="rtn" if quantize == "int4" else None)
     return {name: folder / name for name in ("float32", "int8", "int4")}
 
 

@@ -56,8 +56,11 @@ def test_a_recipe_reproduces_an_export(checkpoint_of: CheckpointOf, tmp_path: Pa
 
 
 BAD = {
-    "gptq without a text": ("--quantize", "int4", "--method", "gptq"),
-    "mixed without a text": ("--quantize", "mixed"),
+    "gptq on nothing": ("--quantize", "int4", "--method", "gptq", "--calibrate", "none"),
+    "mixed on nothing": ("--quantize", "mixed", "--calibrate", "none"),
+    "too few tokens": ("--quantize", "int4", "--calibration-tokens", "8"),
+    "tokens beyond reason": ("--quantize", "int4", "--calibration-tokens", "99999999"),
+    "vectors for a language model": ("--quantize", "int4", "--calibrate", "nowhere.npy"),
     "options without quantize": ("--head-bits", "8"),
     "portable": ("--quantize", "int8", "--flavour", "portable"),
     "three bits": ("--quantize", "int4", "--head-bits", "3"),

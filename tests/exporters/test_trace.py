@@ -3,20 +3,30 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import xlstm_edge
 from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
+from xlstm_edge_exporters.interface import GraphOptions, graph_states, input_name, output_name
+from xlstm_edge_exporters.model import Model
+from xlstm_edge_exporters.ops.ort import Ort
+from xlstm_edge_exporters.ops.portable import Portable
+from xlstm_edge_exporters.parts import distinct_blocks, trace_parts
 from xlstm_edge_exporters.passes.opset17 import ToOpset17
 from xlstm_edge_exporters.passes.scan import ExpandSLSTM
 from xlstm_edge_exporters.passes.tidy import Tidy
-from xlstm_edge_exporters.trace import GraphOptions, trace
+from xlstm_edge_exporters.spec import ModelSpec
+from xlstm_edge_exporters.trace import trace
 from xlstm_edge_exporters.weights import Weight
 from xlstm_edge_runtime import load
 from xlstm_edge_runtime.manifest import read_manifest
@@ -132,6 +142,70 @@ def test_tracing_needs_no_weights(opened: Callable[[Case], Checkpoint]) -> None:
     ]
     assert len(parameters) > 20
     assert all(value.const_value is None for value in parameters)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's exporter, about itself
+@pytest.mark.parametrize("flavour", ["ort", "portable"])
+def test_the_graph_of_parts_is_torch_s_own_trace_of_the_whole(
+    flavour: Literal["ort", "portable"], opened: Callable[[Case], Checkpoint]
+) -> None:
+    spec = opened(BY_NAME["lm-mixed"]).spec
+    mlstm, slstm = {type(block.mixer): block for block in spec.blocks}.values()
+    spec = replace(spec, blocks=(mlstm, slstm, mlstm, mlstm, slstm, mlstm))
+    assert distinct_blocks(spec.blocks) == ((mlstm, slstm, mlstm), (0, 1, 2, 2, 1, 2))
+    options = GraphOptions(flavour=flavour, chunk=8 if flavour == "ort" else 1)
+    assert formulas(trace(spec, options).graph) == formulas(traced_whole(spec, options).graph)
+
+
+def traced_whole(spec: ModelSpec, options: GraphOptions) -> ir.Model:
+    """All blocks in one call of torch.onnx.export."""
+    static, table = options.flavour == "portable", graph_states(spec, options)
+    with FakeTensorMode():
+        module = Model(spec, Portable() if static else Ort(options.chunk)).eval()
+        state = {n: torch.zeros(s) for n, s in table.initial_shapes(1 if static else 2).items()}
+        examples = {"inputs": torch.zeros((1, 1) if static else (2, 3), dtype=torch.int64), "state": state}
+    axes = {"inputs": {0: "batch", 1: "tokens"}, "state": {row.name: {0: "batch"} for row in table}}
+    model = torch.onnx.export(
+        module,
+        (),
+        kwargs=examples,
+        dynamo=True,
+        optimize=False,
+        opset_version=18 if static else 23,
+        dynamic_shapes=None if static else axes,
+        input_names=[input_name(spec), *(row.input_name for row in table)],
+        output_names=[output_name(spec), *(row.output_name for row in table)],
+        verbose=False,
+    ).model
+    for name, _ in module.named_parameters():
+        model.graph.initializers[name].const_value = None
+    Tidy()(model)
+    (ToOpset17() if static else ExpandSLSTM())(model)
+    return model
+
+
+def formulas(graph: ir.Graph) -> dict[str | None, int]:
+    """Output -> what it is computed by: operators, attributes, constants, names of inputs and weights, all the way up."""
+    known: dict[ir.Value | None, int] = {None: 0}
+    known |= {value: hash(value.name) for value in graph.inputs}
+    for value in graph.initializers.values():
+        known[value] = hash(value.name if value.const_value is None else value.const_value.tobytes())
+    for node in graph:
+        graphs = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+        inner = [[n.op_type for n in graph] for graph in graphs]
+        plain = sorted(str(a) for a in node.attributes.values() if a.type != ir.AttributeType.GRAPH)
+        for value in node.outputs:
+            inputs = [known[i] for i in node.inputs]
+            known[value] = hash((node.domain, node.op_type, str(plain), str(inner), value.index(), str(inputs)))
+    return {value.name: known[value] for value in graph.outputs}
+
+
+def test_tracing_takes_no_longer_for_more_blocks(opened: Callable[[Case], Checkpoint]) -> None:
+    spec = opened(BY_NAME["large-plain"]).spec
+    deep = replace(spec, blocks=spec.blocks[:1] * 400)
+    parts = trace_parts(deep, GraphOptions())
+    assert {name.split(".")[2] for name in parts.parameters if ".blocks." in name} == {"0", "1"}
+    assert len([name for name in trace(deep, GraphOptions()).graph.initializers if name.endswith("qkvo.weight")]) == 400
 
 
 def test_export_holds_one_tensor_at_a_time(

@@ -98,8 +98,8 @@ def test_changed_weights_with_vectors_of_their_own(
 
 @pytest.mark.parametrize(
     "options",
-    [{"quantize": "int8"}, {"quantize": "int4", "block_size": 16, "keep": {"blocks.1.*": 8}},
-     {"quantize": "int4", "keep": {"blocks.*": 2}}],
+    [{"quantize": "int8"}, {"quantize": "int4", "method": "rtn", "block_size": 16, "keep": {"blocks.1.*": 8}},
+     {"quantize": "int4", "method": "rtn", "keep": {"blocks.*": 2}}],
     ids=str,
 )  # fmt: skip
 def test_healthy_exports_hold_against_their_checkpoint(options: dict[str, Any], tmp_path: Path) -> None:

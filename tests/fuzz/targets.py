@@ -59,7 +59,7 @@ class Corpus:
         self.torch_checkpoint = make_checkpoint(cases["lm-sigmoid"], root / "torch")
         self.hub_checkpoint = make_checkpoint(cases["hf-plain"], root / "hub")
         self.bundle = root / "bundle"
-        facade.export(self.checkpoint, self.bundle, chunk=8, quantize="int4")
+        facade.export(self.checkpoint, self.bundle, chunk=8, quantize="int4", method="rtn")
         self.text = (self.bundle / MANIFEST).read_text()
         self.manifest = Manifest.from_json(self.text)
         tune.ROUNDS, tune.CHUNKS, tune.SPINS = 1, (4,), (20,)

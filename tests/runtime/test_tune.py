@@ -23,7 +23,12 @@ from ..oracles.cases import Case
 
 @pytest.fixture(params=[None, "int4"])
 def bundle(request: pytest.FixtureRequest, checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> Path:
-    xlstm_edge.export(checkpoint_of(BY_NAME["large-plain"]), tmp_path / "bundle", quantize=request.param)
+    xlstm_edge.export(
+        checkpoint_of(BY_NAME["large-plain"]),
+        tmp_path / "bundle",
+        quantize=request.param,
+        method=request.param and "rtn",
+    )
     return tmp_path / "bundle"
 
 
@@ -44,7 +49,7 @@ def test_a_tuned_bundle_computes_the_same(bundle: Path, command: Command) -> Non
 @pytest.fixture(scope="module")
 def tuned_once(checkpoint_of: Callable[[Case], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuned") / "bundle"
-    xlstm_edge.export(checkpoint_of(BY_NAME["large-plain"]), folder, quantize="int4")
+    xlstm_edge.export(checkpoint_of(BY_NAME["large-plain"]), folder, quantize="int4", method="rtn")
     tune.tune_bundle(folder)
     return folder
 

@@ -21,7 +21,7 @@ from ..conftest import SHIPPED
 
 OLDEST = os.environ.get("OLDEST")
 BUNDLES = {
-    "ort": {"float32": {}, "int8": {"quantize": "int8"}, "int4": {"quantize": "int4"}},
+    "ort": {"float32": {}, "int8": {"quantize": "int8"}, "int4": {"quantize": "int4", "method": "rtn"}},
     "portable": {"portable": {"flavour": "portable"}},
 }
 

@@ -2,10 +2,11 @@
 
 Two streams go side by side: one through the float model, one through the model as far as it is quantized. A matrix is
 rounded for the inputs it will really get, to the outputs it had in float, so later matrices make up for the errors of
-earlier ones. One block is in float in memory at a time, with its inputs, besides the integers already made.
+earlier ones. One block is in float in memory at a time, with its inputs; finished integers go to a store on the disk.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,18 +18,20 @@ from xlstm_edge_runtime.progress import Progress, no_progress
 
 from ..model import BlockModule, Model, add_norm
 from ..ops.parallel import Parallel
+from ..recipe import LEAST_TOKENS
 from ..reference import initial_state, materialize
 from ..spec import ModelSpec
-from ..weights import FloatArray, Weight, Weights
+from ..weights import FloatArray, Weights
 from .check import within_limits
 from .gptq import corrected, gptq
-from .orientation import EMBEDDING, HEAD, as_canonical, as_matrix, matrix_shape
+from .orientation import EMBEDDING, HEAD, as_canonical, as_matrix
 from .plan import Plan
-from .scheme import Packed
+from .scheme import Packed, Scheme
 from .sources import round_searched
+from .store import Store
 
-SEQUENCE, SEQUENCES = 256, 64  # tokens a sequence, sequences: 16,384 tokens
-LEAST = 256  # tokens below which a calibration says little
+SEQUENCE = 256  # tokens of a window
+STREAMS = "streams"  # in the store: how far it is, and the residual streams there
 Stream = tuple[Tensor, Tensor | None]
 
 
@@ -50,55 +53,97 @@ class Quantizing(Parallel):
     `wanted` are the inputs that the same products had in float; `names` gives the canonical name of a weight's identity.
     """
 
-    def __init__(self, wanted: Sequence[Tensor], plan: Plan, names: Mapping[int, str]) -> None:
-        self.packed: dict[str, Packed] = {}
-        self._wanted, self._plan, self._names = iter(wanted), plan, names
+    def __init__(self, wanted: Sequence[Tensor], plan: Plan, names: Mapping[int, str], store: Store) -> None:
+        self._wanted, self._plan, self._names, self._store = iter(wanted), plan, names, store
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Quantize if planned, then compute."""
         wanted, name = next(self._wanted), self._names[id(weight)]
         if (scheme := self._plan.get(name)) is not None:
-            got = x.reshape(-1, x.shape[-1])
             matrix = as_matrix(name, weight.numpy())
-            packed = gptq(corrected(matrix, wanted, got), got.T @ got, scheme)
-            self.packed[name] = within_limits(name, matrix, packed, scheme)
-            weight.copy_(torch.from_numpy(as_canonical(name, scheme.dequantize(self.packed[name], matrix.shape[1]))))
+            packed = _quantized(name, matrix, wanted, x.reshape(-1, x.shape[-1]), scheme, self._store)
+            weight.copy_(torch.from_numpy(as_canonical(name, scheme.dequantize(packed, matrix.shape[1]))))
         return super().linear(x, weight, bias)
 
 
-def calibration_batch(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Evenly spread windows (S, T) of a text's ids; InputError for a text too short to say anything."""
-    if len(ids) < LEAST:
-        raise InputError(f"expected a calibration text of {LEAST} tokens or more, got {len(ids)}; use a longer one")
-    length = min(SEQUENCE, len(ids) // 2)
-    count = min(SEQUENCES, len(ids) // length)
-    starts = np.linspace(0, len(ids) - length, count).astype(np.int64)
-    return np.stack([ids[start : start + length] for start in starts])
+def calibration_batch(inputs: NDArray[Any], tokens: int) -> NDArray[Any]:
+    """Windows (S, T) of ids (N,), or (S, T, D) of vectors (N, D), spread evenly; about `tokens` tokens in all.
+
+    InputError for too few inputs to say anything.
+    """
+    if len(inputs) < LEAST_TOKENS:
+        raise InputError(
+            f"expected {LEAST_TOKENS} tokens or more to calibrate on, got {len(inputs)}; use a longer text"
+        )
+    length = min(SEQUENCE, len(inputs) // 2)
+    count = max(1, min(tokens // length, len(inputs) // length))
+    starts = np.linspace(0, len(inputs) - length, count).astype(np.int64)
+    return np.stack([inputs[start : start + length] for start in starts])
 
 
 @torch.no_grad()
 def quantize_with_gptq(
-    spec: ModelSpec, weights: Weights, plan: Plan, ids: NDArray[np.int64], *, progress: Progress = no_progress
-) -> dict[str, Packed]:
-    """Canonical name -> integers and scales of every planned tensor; `ids` (S, T)."""
-    packed: dict[str, Packed] = {}
-    progress("calibrate", 0, len(spec.blocks))
-    exact = _embed(weights[EMBEDDING].load(), ids)
-    stream = exact
-    if EMBEDDING in plan:
-        packed[EMBEDDING] = _quantize_table(spec, weights, plan, exact)
-        stream = _embed(plan[EMBEDDING].dequantize(packed[EMBEDDING], spec.width), ids)
-    for index in range(len(spec.blocks)):
-        exact, stream, made = _quantize_block(spec, weights, plan, index, exact, stream)
-        packed |= made
-        progress("calibrate", index + 1, len(spec.blocks))
+    spec: ModelSpec,
+    weights: Weights,
+    plan: Plan,
+    inputs: NDArray[Any],
+    store: Store,
+    *,
+    progress: Progress = no_progress,
+) -> None:
+    """Integers and scales of every planned tensor, into the store; `inputs` (S, T) ids, or (S, T, D) vectors of a stack.
+
+    After each block the store also has how far it is, with both streams, and goes on from there when called again.
+    """
+    blocks = len(spec.blocks)
+    done, exact, stream = _resumed(store) or (0, *_begin(spec, weights, plan, inputs, store))
+    progress("calibrate", done, blocks)
+    for index in range(done, blocks):
+        exact, stream = _quantize_block(spec, weights, plan, index, exact, stream, store)
+        store.save(STREAMS, _streams(index + 1, exact, stream))
+        progress("calibrate", index + 1, blocks)
     if HEAD in plan and not spec.tied:
         wanted, got = (_final(spec, weights, s) for s in (exact, stream))
-        table = weights[HEAD].load()
-        packed[HEAD] = within_limits(
-            HEAD, table, gptq(corrected(table, wanted, got), got.T @ got, plan[HEAD]), plan[HEAD]
-        )
+        _quantized(HEAD, weights[HEAD].load(), wanted, got, plan[HEAD], store)
+
+
+def _quantized(name: str, matrix: FloatArray, wanted: Tensor, got: Tensor, scheme: Scheme, store: Store) -> Packed:
+    """Integers of `matrix` (N, K) for inputs `got` (S, K), towards the outputs it had with `wanted` (S, K); in the store."""
+    rows, columns = matrix.shape
+    if (packed := store.load_packed(name, rows, columns, scheme)) is None:
+        hessian = got.T @ got
+        packed = gptq(corrected(matrix, hessian, (wanted - got).T @ got), hessian, scheme)
+        packed = within_limits(name, matrix, packed, scheme)
+        store.save_packed(name, packed)
     return packed
+
+
+def _begin(spec: ModelSpec, weights: Weights, plan: Plan, inputs: NDArray[Any], store: Store) -> tuple[Stream, Stream]:
+    """Both streams before the first block."""
+    if spec.vocab_size is None:
+        return (torch.from_numpy(inputs), None), (torch.from_numpy(inputs), None)
+    exact = _embed(weights[EMBEDDING].load(), inputs)
+    if EMBEDDING not in plan:
+        return exact, exact
+    rows, columns = weights[EMBEDDING].shape
+    if (packed := store.load_packed(EMBEDDING, rows, columns, plan[EMBEDDING])) is None:
+        packed = _quantize_table(spec, weights, plan, exact)
+        store.save_packed(EMBEDDING, packed)
+    return exact, _embed(plan[EMBEDDING].dequantize(packed, spec.width), inputs)
+
+
+def _streams(done: int, exact: Stream, stream: Stream) -> dict[str, NDArray[np.generic]]:
+    """Both residual pairs after so many blocks, for the store."""
+    pairs = {"x": exact[0], "delta": exact[1], "got_x": stream[0], "got_delta": stream[1]}
+    return {"done": np.array(done), **{name: tensor.numpy() for name, tensor in pairs.items() if tensor is not None}}
+
+
+def _resumed(store: Store) -> tuple[int, Stream, Stream] | None:
+    """How many blocks are done, and both streams after them; None at the start."""
+    if (found := store.load(STREAMS)) is None:
+        return None
+    x, delta, got_x, got_delta = (torch.from_numpy(found[name]) for name in ("x", "delta", "got_x", "got_delta"))
+    return int(found["done"]), (x, delta), (got_x, got_delta)
 
 
 def _embed(table: FloatArray, ids: NDArray[np.int64]) -> Stream:
@@ -120,15 +165,14 @@ def _quantize_table(spec: ModelSpec, weights: Weights, plan: Plan, stream: Strea
 
 
 def _quantize_block(
-    spec: ModelSpec, weights: Weights, plan: Plan, index: int, exact: Stream, stream: Stream
-) -> tuple[Stream, Stream, dict[str, Packed]]:
-    """Both streams after the block, and the integers of its matrices."""
+    spec: ModelSpec, weights: Weights, plan: Plan, index: int, exact: Stream, stream: Stream, store: Store
+) -> tuple[Stream, Stream]:
+    """Both streams after the block; the integers of its matrices are in the store then."""
     block, recording = _block(spec, weights, index), Recording()
     exact = _run(spec, index, block, recording, exact)
     names = {id(parameter): f"blocks.{index}.{name}" for name, parameter in block.named_parameters()}
-    quantizing = Quantizing(recording.inputs, plan, names)
-    stream = _run(spec, index, block, quantizing, stream)
-    return exact, stream, quantizing.packed
+    stream = _run(spec, index, block, Quantizing(recording.inputs, plan, names, store), stream)
+    return exact, stream
 
 
 def _block(spec: ModelSpec, weights: Weights, index: int) -> BlockModule:
@@ -160,17 +204,3 @@ def _final(spec: ModelSpec, weights: Weights, stream: Stream) -> Tensor:
         model = Model(bare, Parallel())
     materialize(model, weights, torch.float32)
     return add_norm(Parallel(), x, delta, model.norm, spec.norm)[1].flatten(0, 1)
-
-
-def with_packed(weights: Weights, packed: Mapping[str, Packed], plan: Plan) -> Weights:
-    """The weights as they are after quantization, for the reference to run."""
-
-    def restore(name: str) -> Weight:
-        columns, scheme = matrix_shape(name, weights[name].shape)[1], plan[name]
-
-        def load() -> FloatArray:
-            return as_canonical(name, scheme.dequantize(packed[name], columns))
-
-        return Weight(weights[name].shape, load)
-
-    return {name: restore(name) if name in packed else weight for name, weight in weights.items()}

@@ -91,5 +91,5 @@ class WeightCheck:
 
 def _squares(blocks: NDArray[np.floating]) -> Squares:
     """Sum of squares of each block."""
-    sums: Squares = np.square(blocks, dtype=np.float64).sum(-1)
+    sums: Squares = np.einsum("rbk,rbk->rb", blocks, blocks, dtype=np.float64)  # no float64 copy of the whole
     return sums

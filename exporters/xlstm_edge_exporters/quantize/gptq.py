@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..weights import FloatArray
+from .rounding import search_scales
 from .scheme import Packed, Scheme
 
 DAMPING = 0.01  # of the mean of the Hessian's diagonal: keeps directions that the calibration never saw invertible
 CORRECTION_DAMPING = 0.1  # a correction is learnt from the calibration alone, so it is held back more
-BLOCK = 128
+BLOCK = 32  # columns whose errors spread at once; few enough for them to stay in the cache
 
 
 def gptq(matrix: FloatArray, hessian: Tensor, scheme: Scheme) -> Packed:
@@ -33,30 +34,37 @@ def gptq(matrix: FloatArray, hessian: Tensor, scheme: Scheme) -> Packed:
     return scheme.pack(padded.reshape(len(matrix), -1, scheme.block_size), scales)
 
 
-def corrected(matrix: FloatArray, wanted: Tensor, got: Tensor) -> FloatArray:
-    """`matrix` (N, K) moved so that with inputs `got` (S, K) its outputs are nearest those it had with `wanted` (S, K)."""
-    hessian = (got.T @ got).to(torch.float64)
-    cross = ((wanted - got).T @ got).to(torch.float64)
-    moved = torch.linalg.solve(_damped(hessian, CORRECTION_DAMPING), cross.T).T  # (K, K): correction per unit of weight
+def corrected(matrix: FloatArray, hessian: Tensor, cross: Tensor) -> FloatArray:
+    """`matrix` (N, K) moved so that with the inputs it gets its outputs are nearest those it had with the inputs of before.
+
+    `hessian` (K, K) is the sum of x x^T over the inputs x it gets, `cross` the sum of (w - x) x^T with w those of before.
+    """
+    root = torch.linalg.cholesky(_damped(hessian.to(torch.float64), CORRECTION_DAMPING))
+    moved = torch.cholesky_solve(cross.T.to(torch.float64), root).T.to(
+        torch.float32
+    )  # (K, K): correction a unit of weight
     original = torch.from_numpy(np.array(matrix, np.float32))
-    result: FloatArray = (original + original @ moved.to(torch.float32)).numpy()
+    result: FloatArray = (original + original @ moved).numpy()
     return result
 
 
 def _scales(matrix: FloatArray, hessian: Tensor, scheme: Scheme) -> FloatArray:
     """Searched scales, columns weighted by how strongly the calibration excites them."""
-    importance = torch.diagonal(hessian).numpy().astype(np.float32)[None]
-    return scheme.best_scales(
-        scheme.to_blocks(matrix), scheme.to_blocks(importance / max(float(importance.mean()), 1e-30))
-    )
+    importance = torch.diagonal(hessian).numpy().astype(np.float32)
+    return search_scales(matrix, scheme, importance / max(float(importance.mean()), 1e-30))
 
 
 def _inverse_root(hessian: Tensor, order: Tensor) -> Tensor:
-    """Upper Cholesky factor of the inverse of the damped Hessian, float32."""
+    """U with U^T U the inverse of the damped Hessian, upper triangular, float32.
+
+    With the last row and column first, its Cholesky factor is upper triangular the other way round: H = R R^T, and U is
+    the inverse of R. That is half the work of inverting H and factoring the inverse.
+    """
     h = _damped(hessian.to(torch.float64)[order][:, order], DAMPING)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
-    root: Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return root.to(torch.float32)
+    root = torch.linalg.cholesky(h.flip(0, 1)).flip(0, 1)
+    unit = torch.eye(len(h), dtype=h.dtype)
+    inverse: Tensor = torch.linalg.solve_triangular(root, unit, upper=True)
+    return inverse.to(torch.float32)
 
 
 def _damped(hessian: Tensor, share: float) -> Tensor:

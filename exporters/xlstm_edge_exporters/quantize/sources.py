@@ -12,6 +12,7 @@ from ..weights import FloatArray, Weights
 from .orientation import EMBEDDING, as_matrix
 from .plan import Plan
 from .rewrite import DATA, SCALES, TABLE
+from .rounding import best_scales, nearest_scales, round_to_blocks
 from .scheme import Packed, Scheme
 
 SEARCHED_BITS = 4
@@ -21,16 +22,12 @@ Load = Callable[[], NDArray[np.generic]]
 
 def round_searched(_name: str, matrix: FloatArray, scheme: Scheme) -> Packed:
     """Round to nearest on scales that were searched for the least squared error; 8 bits have nothing to gain from that."""
-    if scheme.bits > SEARCHED_BITS:
-        return scheme.quantize(matrix)
-    blocks = scheme.to_blocks(matrix)
-    scales = scheme.best_scales(blocks)
-    return scheme.pack(scheme.integers(blocks, scales), scales)
+    return round_to_blocks(matrix, scheme, nearest_scales if scheme.bits > SEARCHED_BITS else best_scales)
 
 
 def round_to_nearest(_name: str, matrix: FloatArray, scheme: Scheme) -> Packed:
     """The plainest method, for comparison."""
-    return scheme.quantize(matrix)
+    return round_to_blocks(matrix, scheme, nearest_scales)
 
 
 class Pair:

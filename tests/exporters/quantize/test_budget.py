@@ -17,7 +17,7 @@ from ...conftest import SHIPPED
 
 @pytest.fixture(scope="module")
 def shipped_ids() -> np.ndarray[Any, Any]:
-    from xlstm_edge_exporters.export import read_ids
+    from xlstm_edge_exporters.calibration import read_ids
 
     return read_ids(open_checkpoint(SHIPPED), SHIPPED / "calibration.txt")
 
@@ -25,9 +25,9 @@ def shipped_ids() -> np.ndarray[Any, Any]:
 def test_a_budget_is_kept_and_spent_where_it_helps(shipped_ids: np.ndarray[Any, Any]) -> None:
     checkpoint = open_checkpoint(SHIPPED)
     shapes = {n: w.shape for n, w in checkpoint.weights.items()}
-    low = make_plan(checkpoint.spec, checkpoint.weights, Recipe(quantize="int4"))
+    low = make_plan(checkpoint.spec, checkpoint.weights, Recipe(quantize="int4", method="rtn"))
     least = planned_bytes(shapes, low)
-    batch = calibration_batch(shipped_ids)[:2]
+    batch = calibration_batch(shipped_ids, 16_384)[:2]
     target = least * 1.1 / 1e6
     plan = spend_budget(checkpoint, low, batch, mb=target)
     assert least < planned_bytes(shapes, plan) <= target * 1e6

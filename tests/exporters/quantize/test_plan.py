@@ -39,7 +39,9 @@ def test_groups_fit_their_matrix(name: str, shape: tuple[int, int], group: int, 
 def test_plan_follows_options(opened: Callable[[Case], Checkpoint]) -> None:
     checkpoint = opened(BY_NAME["large-plain"])  # width 64, untied
     weights = checkpoint.weights
-    recipe = Recipe(quantize="int4", head_bits=8, embedding_bits=32, keep={"blocks.0.*": 8, "blocks.1.ffn.*": 32})
+    recipe = Recipe(
+        quantize="int4", method="rtn", head_bits=8, embedding_bits=32, keep={"blocks.0.*": 8, "blocks.1.ffn.*": 32}
+    )
     plan = make_plan(checkpoint.spec, weights, recipe)
     assert plan["head.weight"].bits == plan["blocks.0.mixer.qkvo.weight"].bits == 8
     assert plan["blocks.1.mixer.out.weight"].bits == 4
@@ -47,13 +49,13 @@ def test_plan_follows_options(opened: Callable[[Case], Checkpoint]) -> None:
     assert "blocks.1.ffn.down.weight" not in plan
     assert not [name for name in plan if "gates" in name or "norm" in name]
     with pytest.raises(InputError, match="nothing"):
-        make_plan(checkpoint.spec, weights, Recipe(quantize="int4", keep={"nothing.*": 8}))
+        make_plan(checkpoint.spec, weights, Recipe(quantize="int4", method="rtn", keep={"nothing.*": 8}))
 
 
 def test_bundle_is_as_small_as_planned(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(SHIPPED)
-    bundle = xlstm_edge.export(SHIPPED, tmp_path / "bundle", quantize="int4")
-    plan = make_plan(checkpoint.spec, checkpoint.weights, Recipe(quantize="int4"))
+    bundle = xlstm_edge.export(SHIPPED, tmp_path / "bundle", quantize="int4", method="rtn")
+    plan = make_plan(checkpoint.spec, checkpoint.weights, Recipe(quantize="int4", method="rtn"))
     wanted = planned_bytes({n: w.shape for n, w in checkpoint.weights.items()}, plan)
     size = bundle.manifest.files["model.onnx.data"].bytes
     assert wanted * 0.98 <= size <= wanted * 1.05
@@ -62,11 +64,11 @@ def test_bundle_is_as_small_as_planned(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["lm-hf-tied", "large-plain"])
 def test_bits_chosen_by_hand_are_known(name: str, opened: Callable[[Case], Checkpoint]) -> None:
     checkpoint = opened(BY_NAME[name])
-    recipe = Recipe(quantize="int4", head_bits=4, embedding_bits=8, keep={"blocks.0.*": 4})
+    recipe = Recipe(quantize="int4", method="rtn", head_bits=4, embedding_bits=8, keep={"blocks.0.*": 4})
     plan = make_plan(checkpoint.spec, checkpoint.weights, recipe)
     assert plan["embedding.weight"].bits == 8  # tied: the greater of the two
     by_hand = {n for n in plan if bits_by_hand(n, recipe, tied=checkpoint.spec.tied)}
     assert by_hand == {n for n in plan if n.startswith(("blocks.0.", "embedding.", "head."))}
-    recipe = Recipe(quantize="int4", head_bits=8)
+    recipe = Recipe(quantize="int4", method="rtn", head_bits=8)
     by_hand = {n for n in plan if bits_by_hand(n, recipe, tied=checkpoint.spec.tied)}
     assert by_hand == {"embedding.weight" if checkpoint.spec.tied else "head.weight"}

@@ -24,15 +24,25 @@ CheckpointOf = Callable[[Case], Path]
 
 QUANTIZED = [
     ("lm-mixed", {"quantize": "int8"}),
-    ("lm-mixed", {"quantize": "int4", "block_size": 16}),
-    ("lm-one-head", {"quantize": "int4", "head_bits": 8, "block_size": 16}),
+    ("lm-mixed", {"quantize": "int4", "method": "rtn", "block_size": 16}),
+    ("lm-one-head", {"quantize": "int4", "method": "rtn", "head_bits": 8, "block_size": 16}),
     ("lm-three-heads", {"quantize": "int8", "keep": {"blocks.0.*": 4}}),
     ("stack-mixed", {"quantize": "int8"}),
-    ("large-three-heads", {"quantize": "int4", "embedding_bits": 8}),
-    ("large-plain", {"quantize": "int4", "block_size": 64, "all_logits": True}),
-    ("hf-tied", {"quantize": "int4"}),
-    ("large-plain", {"quantize": "int4", "keep": {"blocks.*": 2}}),
-    ("lm-mixed", {"quantize": "int4", "block_size": 64, "keep": {"blocks.*": 2}, "head_bits": 2, "embedding_bits": 8}),
+    ("large-three-heads", {"quantize": "int4", "method": "rtn", "embedding_bits": 8}),
+    ("large-plain", {"quantize": "int4", "method": "rtn", "block_size": 64, "all_logits": True}),
+    ("hf-tied", {"quantize": "int4", "method": "rtn"}),
+    ("large-plain", {"quantize": "int4", "method": "rtn", "keep": {"blocks.*": 2}}),
+    (
+        "lm-mixed",
+        {
+            "quantize": "int4",
+            "method": "rtn",
+            "block_size": 64,
+            "keep": {"blocks.*": 2},
+            "head_bits": 2,
+            "embedding_bits": 8,
+        },
+    ),
     ("hf-one-head", {"quantize": "int8", "block_size": 128, "head_bits": 2}),
     ("lm-hf-mlstm", {"quantize": "int8"}),  # tied, and the width is no whole group
 ]
@@ -65,7 +75,7 @@ def test_a_quantized_bundle_computes_with_the_weights_it_holds(
 
 
 def test_all_matrix_products_of_large_weights_are_quantized(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
-    xlstm_edge.export(checkpoint_of(BY_NAME["large-three-heads"]), tmp_path / "bundle", quantize="int4")
+    xlstm_edge.export(checkpoint_of(BY_NAME["large-three-heads"]), tmp_path / "bundle", quantize="int4", method="rtn")
     graph = onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False).graph
     nodes = [node for node in graph.node if node.op_type == "MatMulNBits"]
     assert len(nodes) == 2 * 4 + 1
@@ -77,7 +87,7 @@ def test_all_matrix_products_of_large_weights_are_quantized(checkpoint_of: Check
 
 
 def test_tied_integers_are_stored_once(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
-    xlstm_edge.export(checkpoint_of(BY_NAME["lm-hf-tied"]), tmp_path / "bundle", quantize="int4")
+    xlstm_edge.export(checkpoint_of(BY_NAME["lm-hf-tied"]), tmp_path / "bundle", quantize="int4", method="rtn")
     graph = onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False).graph
     places = {
         i.name: {e.key: e.value for e in i.external_data}
