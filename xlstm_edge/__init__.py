@@ -1,9 +1,10 @@
-"""Put a trained xLSTM on a device: the whole job in four verbs.
+"""Put a trained xLSTM on a device: the whole job in five verbs.
 
     import xlstm_edge
 
     bundle = xlstm_edge.export("checkpoint", "bundle", flavour="ort")
     xlstm_edge.verify("bundle", against="checkpoint")
+    xlstm_edge.plan("checkpoint")                # sizes, memory, speed, before any work
     xlstm_edge.inspect("bundle")
     model = xlstm_edge.load("bundle")            # the runtime's own load; see xlstm_edge_runtime
 
@@ -18,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xlstm_edge_runtime import XlstmEdgeError, __version__, load
 
-    from .facade import Bundle, export, inspect, verify
+    from .facade import Bundle, export, inspect, plan, verify
 
-__all__ = ["Bundle", "XlstmEdgeError", "__version__", "export", "inspect", "load", "verify"]
+__all__ = ["Bundle", "XlstmEdgeError", "__version__", "export", "inspect", "load", "plan", "verify"]
 
 # Some of our modules import onnxruntime before the runtime does, which says why.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-_HOMES = dict.fromkeys(("Bundle", "export", "inspect", "verify"), ".facade")
+_HOMES = dict.fromkeys(("Bundle", "export", "inspect", "plan", "verify"), ".facade")
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,8 @@ from .arguments import check_arguments
 from .demo import run_demo
 from .progress import bars, load_exporters, until_done
 from .run import RunRequest, read_prompt, run_bundle
-from .tables import checks_table, facts_table, run_line, state_table
+from .sizing import DEVICES
+from .tables import checks_table, facts_table, plan_lines, plan_table, run_line, state_table
 from .terminal import BAD_INPUT, err, guarded, note, print_json, show, write_foreign, write_prompt
 from .welcome import WELCOME, next_steps
 
@@ -160,6 +161,35 @@ def inspect(
         return
     show(facts_table(facts, f"{path}: a {facts['kind']}"))
     show(state_table(facts))
+
+
+@app.command()
+def plan(
+    checkpoint: options.Checkpoint,
+    bandwidth: Annotated[
+        str | None, typer.Option(help="Memory bandwidth, e.g. 25GB/s.", show_default="measured here")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help=f"One of {', '.join(DEVICES)}.", metavar="NAME")] = None,
+    prefix: options.Prefix = None,
+    weights: options.Weights = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Say what an export will be, before any work or download: sizes, memory, time, speed, what fits where.
+
+    A config alone is enough. Example: `xlstm-edge plan hf:NX-AI/xLSTM-7b --device laptop`
+    """
+    with bars(err) as progress:
+        check_arguments(sources=[checkpoint])
+        load_exporters(progress)
+        progress("reading", 0, 0)
+        facts = facade.plan(checkpoint, prefix=prefix, weights=weights, bandwidth=bandwidth, device=device)
+    if as_json:
+        print_json(facts)
+        return
+    show(plan_table(facts, str(checkpoint)))
+    for line in plan_lines(facts):
+        show(line)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from xlstm_edge_runtime.reading import check_path
 from xlstm_edge_runtime.verify import Check, verify_bundle
 
 from .facts import describe_bundle, describe_checkpoint
+from .sizing import is_config, plan_export
 
 if TYPE_CHECKING:
     from xlstm_edge_exporters.checkpoints import Checkpoint
@@ -145,11 +146,13 @@ def export_with(
     check_path(checkpoint, "a checkpoint")
     chosen = check_export(bundle, options, recipe=recipe, force=force)
     source = open_checkpoint(checkpoint, prefix=prefix, weights=weights)
-    from xlstm_edge_exporters.export import export_checkpoint  # noqa: PLC0415  # loads torch
+    from xlstm_edge_exporters import hub  # noqa: PLC0415  # loads torch
+    from xlstm_edge_exporters.export import export_checkpoint  # noqa: PLC0415  # same
 
+    papers = hub.papers(source.folder) if hub.is_on_hub(checkpoint) else None
     notes = list(source.notes.lines())
     manifest = export_checkpoint(
-        source, bundle, chosen, force=force, resume=resume, progress=progress, note=notes.append
+        source, bundle, chosen, force=force, resume=resume, papers=papers, progress=progress, note=notes.append
     )
     return Bundle(Path(bundle), manifest, tuple(notes))
 
@@ -200,6 +203,32 @@ def inspect(path: str | Path, *, prefix: str | None = None, weights: str | None 
     return describe_checkpoint(open_checkpoint(path, prefix=prefix, weights=weights))
 
 
+def plan(
+    checkpoint: str | Path,
+    *,
+    prefix: str | None = None,
+    weights: str | None = None,
+    bandwidth: str | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """What an export of a checkpoint will be, from its headers; a config alone, or `hf:OWNER/NAME`, is enough.
+
+    Keys: parameters, bytes by scheme, state_bytes, export (seconds of int4, seconds_rounded, memory), tokens_per_second by
+    scheme (bounds), fits, advice. `bandwidth` is like "25GB/s", `device` a name of `xlstm_edge.sizing.DEVICES`; without both
+    this machine is measured.
+    """
+    check_path(checkpoint, "a checkpoint")
+    load_exporters()
+    from xlstm_edge_exporters import checkpoints, hub  # noqa: PLC0415  # loads torch
+
+    if hub.is_on_hub(checkpoint):
+        checkpoint = hub.fetch(checkpoint, config_only=True)
+    if is_config(Path(checkpoint)):
+        return plan_export(checkpoints.open_outline(checkpoint), bandwidth=bandwidth, device=device)
+    source = open_checkpoint(checkpoint, prefix=prefix, weights=weights)
+    return plan_export(source, bandwidth=bandwidth, device=device)
+
+
 def load_exporters() -> None:
     """Import what reading checkpoints needs, torch above all; DependencyError if it is not installed."""
     try:
@@ -219,6 +248,7 @@ def open_checkpoint(path: str | Path, *, prefix: str | None = None, weights: str
         if value is not None and not isinstance(value, str):
             raise InputError(f"expected {name} as text, got {shown(value)}; correct it")
     load_exporters()
-    from xlstm_edge_exporters import checkpoints  # noqa: PLC0415  # loads torch
+    from xlstm_edge_exporters import checkpoints, hub  # noqa: PLC0415  # loads torch
 
-    return checkpoints.open_checkpoint(path, prefix=prefix, weights=weights)
+    folder = hub.fetch(path) if hub.is_on_hub(path) else path
+    return checkpoints.open_checkpoint(folder, prefix=prefix, weights=weights)

@@ -22,7 +22,10 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Threads.", show_defaul
 Bundle = Annotated[Path, typer.Argument(help="Bundle folder.", metavar="BUNDLE")]
 Checkpoint = Annotated[
     Path,
-    typer.Argument(help="Checkpoint folder, or a weights file with its config beside it.", metavar="CHECKPOINT"),
+    typer.Argument(
+        help="Checkpoint folder, a weights file with its config beside it, or hf:OWNER/NAME[@REVISION].",
+        metavar="CHECKPOINT",
+    ),
 ]
 Prefix = Annotated[
     str | None,

@@ -50,6 +50,28 @@ def facts_table(facts: Facts, title: str) -> Table:
     return table
 
 
+def plan_table(facts: Facts, title: str) -> Table:
+    """What an export will be: one row a scheme."""
+    table = new_table("scheme", "bundle", "tokens/s, at most", "fits into", title=title)
+    for scheme, size in facts["bytes"].items():
+        places = [name for name, schemes in facts["fits"].items() if scheme in schemes]
+        rate = facts["tokens_per_second"][scheme]
+        table.add_row(scheme, human(size), f"{rate:,.1f}", ", ".join(places) or "none of the devices known")
+    return table
+
+
+def plan_lines(facts: Facts) -> list[str]:
+    """The rest of a plan, in lines."""
+    export = facts["export"]
+    return [
+        f"{facts['parameters']:,} parameters; state {human(facts['state_bytes'])} a session, whatever its length",
+        f"export on two cores: int4 in about {export['seconds']:,.0f} s, rounded in {export['seconds_rounded']:,.0f} s",
+        f"memory of the export: at most {human(export['memory'])}",
+        f"memory reads {facts['bandwidth'] / 1e9:.1f} GB/s ({facts['bandwidth_source']})",
+        *facts["advice"],
+    ]
+
+
 def state_table(facts: Facts) -> Table:
     """The state table, equal shapes of many blocks in one row."""
 

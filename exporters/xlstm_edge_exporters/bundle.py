@@ -50,13 +50,14 @@ def write_bundle(
     quantizer: Quantizer = round_to_nearest,
     recipe: Mapping[str, Any] | None = None,
     text: TextAssets | None = None,
+    papers: Mapping[str, bytes] | None = None,
     force: bool = False,
     progress: Progress = no_progress,
 ) -> Manifest:
     """Export `checkpoint` to the folder `out`; refuses an existing one unless `force` and it is a bundle itself.
 
     `plan` names the tensors to quantize, `quantizer` does it, `recipe` goes into the manifest to say how, `text` is
-    the tokenizer with what belongs to it (None: what the checkpoint has beside it).
+    the tokenizer with what belongs to it (None: what the checkpoint has beside it), `papers` files to add as they are.
     """
     refuse_target(Path(out), force)
     out = Path(out).resolve()
@@ -72,6 +73,8 @@ def write_bundle(
         (folder / VECTORS).write_text(vectors_json(vectors), encoding="utf-8")
         if text.document is not None and text.info.file is not None:
             (folder / text.info.file).write_bytes(text.document)
+        for name, data in (papers or {}).items():
+            (folder / name).write_bytes(data)
         progress("hashing", 0, 0)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
         manifest = describe(checkpoint, options, text, files, _quantization(plan or {}, recipe or {}))
@@ -140,8 +143,9 @@ def describe(
 
 
 def count_parameters(spec: ModelSpec) -> int:
-    """Number of weights, a tied matrix counted once."""
-    return sum(prod(shape) for _, shape in iterate_names(spec))
+    """Number of weights as the checkpoint has them: a tied matrix once, a norm's that went into a matrix as well."""
+    folded = sum(b.mixer.v_width for b in spec.blocks if isinstance(b.mixer, MLSTM) and not b.mixer.head_norm.weight)
+    return folded + sum(prod(shape) for _, shape in iterate_names(spec))
 
 
 def _quantization(plan: Plan, recipe: Mapping[str, Any]) -> Quantization:

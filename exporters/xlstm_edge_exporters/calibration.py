@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xlstm_edge_runtime.errors import InputError, shown_path
+from xlstm_edge_runtime.layout import weights_of
 from xlstm_edge_runtime.progress import Progress
 
 from .bundle import count_parameters, write_graph
@@ -116,4 +117,6 @@ def _self_written(
     length = min(STREAM, tokens)
     ids = write_text(graph, states, streams=tokens // length, length=length, start=text.special.bos, progress=progress)
     store.save(TEXT, {"ids": ids})
+    for path in (graph, graph.with_name(weights_of(graph.name))):  # as large as the model, and done with
+        path.unlink()
     return ids

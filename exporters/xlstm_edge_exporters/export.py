@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from xlstm_edge_runtime import __version__
+from xlstm_edge_runtime.errors import InputError, shown_path
 from xlstm_edge_runtime.manifest import Manifest
 from xlstm_edge_runtime.progress import Progress, no_progress
 
@@ -15,7 +18,7 @@ from .interface import GraphOptions
 from .output_folder import work_folder
 from .quantize.budget import spend_budget
 from .quantize.calibrate import quantize_with_gptq
-from .quantize.plan import Plan, bits_by_hand, make_plan
+from .quantize.plan import Plan, bits_by_hand, make_plan, planned_bytes
 from .quantize.sources import Quantizer, round_searched
 from .quantize.store import Store, finished, stored
 from .recipe import Recipe
@@ -29,12 +32,14 @@ def export_checkpoint(
     *,
     force: bool = False,
     resume: bool = False,
+    papers: Mapping[str, bytes] | None = None,
     progress: Progress = no_progress,
     note: Note = no_note,
 ) -> Manifest:
     """Write the bundle that `recipe` describes; raises an XlstmEdgeError and writes nothing if anything is wrong.
 
     With `resume` finished tensors stay beside `out` when the export is interrupted, and the next call goes on from them.
+    `papers` are files that go into the bundle as they are: a licence, a model card.
     `note` is told in a line what a user should know of a bundle that was written all the same.
     """
     notes: list[str] = []
@@ -45,6 +50,7 @@ def export_checkpoint(
     flavour = "ort" if recipe.flavour == "ort" else "portable"
     chunk = recipe.chunk if flavour == "ort" else 1
     options = GraphOptions(flavour=flavour, chunk=chunk, all_logits=recipe.all_logits)  # type: ignore[arg-type]  # one of two
+    _check_room(checkpoint, Path(out), recipe, twice=resume or recipe.calibration is not None)
     with work_folder(Path(out), _key(checkpoint, recipe) if resume else None) as work:
         plan: Plan | None = None
         quantizer: Quantizer = round_searched
@@ -58,6 +64,7 @@ def export_checkpoint(
             quantizer=quantizer,
             recipe=_done(checkpoint, recipe),
             text=text,
+            papers=papers,
             force=force,
             progress=progress,
         )
@@ -85,6 +92,19 @@ def _quantized(
         return plan, rounded
     quantize_with_gptq(checkpoint.spec, checkpoint.weights, plan, inputs, store, progress=progress)
     return plan, finished(store)
+
+
+def _check_room(checkpoint: Checkpoint, out: Path, recipe: Recipe, *, twice: bool) -> None:
+    """InputError before anything long runs, where the weights have no room on the disk (twice: finished tensors stay)."""
+    shapes = {name: weight.shape for name, weight in checkpoint.weights.items()}
+    plan = make_plan(checkpoint.spec, checkpoint.weights, recipe) if recipe.quantize is not None else {}
+    needed = planned_bytes(shapes, plan) + (sum(planned_bytes({n: shapes[n]}, plan) for n in plan) if twice else 0)
+    free = shutil.disk_usage(out.parent).free
+    if needed > free:
+        raise InputError(
+            f"expected {needed / 1e9:.2f} GB of free space beside {shown_path(out)}, got {free / 1e9:.2f}; free some, or "
+            "choose a bundle on another disk"
+        )
 
 
 def _done(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, object]:

@@ -86,9 +86,8 @@ def run_variants(
     """
     spec, block_sizes = spec.official(), block_sizes or {}
     with torch.no_grad():
-        streams: dict[str, Stream] = {
-            n: (_embed(spec, weights, inputs, variant.dtype), None) for n, variant in variants.items()
-        }
+        rows = _rows(spec, weights, inputs)
+        streams: dict[str, Stream] = {n: (rows.to(variant.dtype)[None], None) for n, variant in variants.items()}
         progress("reference", 0, len(spec.blocks))
         for index in range(len(spec.blocks)):
             prefix = f"blocks.{index}."
@@ -101,7 +100,8 @@ def run_variants(
                         streams[name], _ = _run_block(spec, index, block, streams[name])
             progress("reference", index + 1, len(spec.blocks))
         kept = {name: _at(stream, keep) for name, stream in streams.items()}
-        return {name: _outputs(spec, weights, variants[name], block_sizes, stream) for name, stream in kept.items()}
+        outputs = _outputs(spec, weights, variants, block_sizes, kept)
+        return {name: outputs[name] for name in variants}
 
 
 def _load_block(weights: Weights, prefix: str) -> Weights:
@@ -130,11 +130,19 @@ def _at(stream: Stream, positions: Sequence[int] | None) -> Stream:
 
 
 def _outputs(
-    spec: ModelSpec, weights: Weights, variant: Variant, block_sizes: BlockSizes, stream: Stream
-) -> NDArray[np.float64]:
-    head = _head(spec, weights, Reference(), variant.dtype)
-    _set_ops(head, variant, block_sizes)
-    outputs: NDArray[np.float64] = head.output(*stream)[0].to(torch.float64).numpy()
+    spec: ModelSpec,
+    weights: Weights,
+    variants: Mapping[str, Variant],
+    block_sizes: BlockSizes,
+    streams: Mapping[str, Stream],
+) -> dict[str, NDArray[np.float64]]:
+    """What the head makes of each variant's stream; it is in memory once, in one float after the other."""
+    outputs: dict[str, NDArray[np.float64]] = {}
+    for dtype in {variant.dtype for variant in variants.values()}:
+        head = _head(spec, weights, Reference(), dtype)
+        for name in (name for name, variant in variants.items() if variant.dtype == dtype):
+            _set_ops(head, variants[name], block_sizes)
+            outputs[name] = head.output(*streams[name])[0].to(torch.float64).numpy()
     return outputs
 
 
@@ -142,7 +150,8 @@ def materialize(module: nn.Module, weights: Weights, dtype: torch.dtype, prefix:
     """Give a module built on the meta device its weights, tensor by tensor."""
     for name, _ in list(module.named_parameters()):
         owner, _, leaf = name.rpartition(".")
-        data = torch.from_numpy(np.array(weights[prefix + name].load())).to(dtype)
+        array = weights[prefix + name].load()  # may be a view of a file
+        data = torch.from_numpy(array.astype(np.float64) if dtype == torch.float64 else np.array(array)).to(dtype)
         setattr(module.get_submodule(owner), leaf, nn.Parameter(data, requires_grad=False))
     return module
 
@@ -183,13 +192,20 @@ def _run_block(spec: ModelSpec, index: int, block: BlockModule, stream: Stream) 
 
 
 def _embed(spec: ModelSpec, weights: Weights, inputs: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
+    return _rows(spec, weights, inputs).to(dtype)[None]
+
+
+def _rows(spec: ModelSpec, weights: Weights, inputs: NDArray[np.generic]) -> Tensor:
+    """The vectors (T, D) of ids, or vectors as they are."""
     rows = inputs if spec.vocab_size is None else weights["embedding.weight"].load()[inputs.astype(np.int64)]
-    return torch.from_numpy(np.array(rows)).to(dtype)[None]
+    return torch.from_numpy(np.array(rows))
 
 
 def _head(spec: ModelSpec, weights: Weights, ops: Ops, dtype: torch.dtype) -> Model:
     with torch.device("meta"):
         model = Model(replace(spec, blocks=()), ops, all_logits=True)
+    if spec.vocab_size is not None and not spec.tied:
+        del model.embedding  # as large as the head, and not asked for
     materialize(model, weights, dtype)
     return model
 

@@ -4,6 +4,7 @@ MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 VECTORS = "vectors.json"
 TOKENIZER = "tokenizer.json"
+LICENCE, CARD = "LICENSE", "MODEL_CARD.md"  # of the checkpoint, where it came with them
 TUNING = "tuned"  # a folder: the record, and sometimes a graph and its weights
 TUNING_RECORD = "tuned.json"
 
@@ -13,6 +14,7 @@ def weights_of(graph: str) -> str:
     return f"{graph}.data"
 
 
-EXPORTED = frozenset({MANIFEST, GRAPH, weights_of(GRAPH), VECTORS, TOKENIZER})  # all that an export writes
+# All that an export writes.
+EXPORTED = frozenset({MANIFEST, GRAPH, weights_of(GRAPH), VECTORS, TOKENIZER, LICENCE, CARD})
 TUNED_GRAPH = frozenset({GRAPH, weights_of(GRAPH)})
 TUNED = TUNED_GRAPH | {TUNING_RECORD}  # all that a tuning writes into its folder

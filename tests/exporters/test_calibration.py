@@ -234,3 +234,17 @@ def test_a_checkpoint_s_own_text_is_used_where_it_is_named(tmp_path: Path, comma
     recipe = json.loads((tmp_path / "new" / "manifest.json").read_text())["quantization"]["recipe"]
     assert (recipe["calibrate"], recipe["calibration_tokens"]) == ("calibration.txt", 512)
     assert open_checkpoint(SHIPPED).spec.vocab_size
+
+
+def test_a_disk_without_room_is_seen_before_any_work(
+    checkpoint_of: CheckpointOf, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
+    for words in ((), ("--quantize", "int4")):
+        result = command("export", checkpoint_of(BY_NAME["large-plain"]), "-o", tmp_path / "new", *words)
+        assert_one_sentence(result, 2)
+        assert "free space" in result.err
+    assert_nothing_written(tmp_path, set())

@@ -18,8 +18,8 @@ from transformers import (
 
 import xlstm_edge
 import xlstm_edge_runtime as xr
+from xlstm_edge_exporters.calibration import read_ids
 from xlstm_edge_exporters.checkpoints import open_checkpoint
-from xlstm_edge_exporters.export import read_ids
 from xlstm_edge_exporters.text_assets import read_text_assets
 from xlstm_edge_runtime.sampling import LARGEST_WINDOW
 

@@ -144,7 +144,7 @@ def test_tracing_needs_no_weights(opened: Callable[[Case], Checkpoint]) -> None:
     assert all(value.const_value is None for value in parameters)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's exporter, about itself
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:# The axis name")  # of torch's exporter, about itself
 @pytest.mark.parametrize("flavour", ["ort", "portable"])
 def test_the_graph_of_parts_is_torch_s_own_trace_of_the_whole(
     flavour: Literal["ort", "portable"], opened: Callable[[Case], Checkpoint]

@@ -16,11 +16,12 @@ from ..weights import Stored, Weights
 from . import large, large_config, v1, v1_config
 from .base import Canonical
 from .config import Section, read_config
-from .files import locate
+from .files import locate, locate_configs
 from .names import LANGUAGE_MODELS, LARGE_STACKS, Selection, select
 from .notes import Notes
+from .outline import describe_tensors
 from .settings import check_around, check_beside
-from .tensors import open_tensors
+from .tensors import Opened, open_tensors
 
 KEYS = v1_config.KEYS | large_config.KEYS  # every setting that some family reads
 
@@ -74,6 +75,16 @@ def open_checkpoint(path: str | Path, *, prefix: str | None = None, weights: str
     return Checkpoint(located.folder, files, config, canonical.spec, canonical.weights, selection.stored, notes)
 
 
+def open_outline(path: str | Path) -> Checkpoint:
+    """What the checkpoint with this config (a file, or a folder that holds it) will be: all of it but the weights."""
+    configs = locate_configs(Path(path))
+    file, section, config = read_config(configs, KEYS)
+    tensors = describe_tensors(config, hugging_face=file.suffix == ".json", wrapped=_is_wrapped(section))
+    selection = select(Opened(tensors))
+    canonical = _canonical(selection, config, section)
+    return Checkpoint(file.parent, (), config, canonical.spec, canonical.weights, selection.stored)
+
+
 def _refuse_without_ends(selection: Selection, config: dict[str, Any]) -> None:
     """The blocks of a language model whose ends are missing: not a stack, unless its prefix is named."""
     inner = selection.found.prefix.rpartition(".")[0].rpartition(".")[2]
@@ -100,6 +111,11 @@ def _check_beside(spec: ModelSpec, section: Section, config: dict[str, Any]) -> 
         check_beside({**section.around, **{k: v for k, v in config.items() if k not in own}}, own, {"act_fn"})
 
 
+def _is_wrapped(section: Section) -> bool:
+    """Whether this is a v1 model in the Hugging Face wrapper that ties embedding and head."""
+    return section.path is not None and section.path.rpartition(".")[2] == "_xlstm_config"
+
+
 def _canonical(selection: Selection, config: dict[str, Any], section: Section) -> Canonical:
     stored, form = selection.stored, selection.found.form
     if form == "xlstm_large":
@@ -110,7 +126,7 @@ def _canonical(selection: Selection, config: dict[str, Any], section: Section) -
         return large.load_stack(stored, config, alone=not selection.left_out, hugging_face=form == "xlstm_hf_stack")
     if form == "xlstm_stack":
         return v1.load(stored, config, "xlstm_stack", alone=not selection.left_out)
-    wrapped = section.path is not None and section.path.rpartition(".")[2] == "_xlstm_config"
+    wrapped = _is_wrapped(section)
     if wrapped and section.around.get("tie_word_embeddings") is False and "lm_head.weight" not in stored:
         raise CheckpointError(
             "expected an output head, as tie_word_embeddings false says, got a checkpoint without lm_head.weight; "

@@ -57,6 +57,22 @@ def locate(path: Path, name: str | None = None) -> Located:
         raise CheckpointError(f"{HINT}, got {shown(str(path))}: {reason}; check the path") from error
 
 
+def locate_configs(path: Path) -> tuple[Path, ...]:
+    """The config file at `path`, or those of the folder there; CheckpointError if there is none."""
+    try:
+        if path.is_dir():
+            found = [path / name for name in CONFIGS if (path / name).exists()]
+        else:
+            found = [path] if path.suffix in (".json", ".yaml", ".yml") else []
+        if found:
+            for config in found:
+                _refuse_special(config)
+            return tuple(found)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"expected a config at {shown(str(path))}, got {error}; check the path") from error
+    raise CheckpointError(f"expected config.json or config.yaml at {shown(str(path))}, got none; check the path")
+
+
 def sha256(paths: tuple[Path, ...]) -> str:
     """One hash over the files' contents, in order."""
     digest = hashlib.sha256()

@@ -83,13 +83,26 @@ def _open_safetensors(path: Path) -> Iterator[tuple[str, Weight | str | None]]:
         _refuse_long(name, path)
         shape, dtype = tuple(view.get_shape()), view.get_dtype()
         if dtype in FLOATS:
-            yield name, Weight(shape, partial(_read_safetensor, file, name))
+            yield name, Weight(shape, partial(_read_safetensor, path, name, shape))
         else:
             yield name, _odd(dtype, shape)
 
 
-def _read_safetensor(file: Any, name: str) -> FloatArray:
-    return to_float32(file.get_tensor(name))
+def _read_safetensor(path: Path, name: str, shape: tuple[int, ...]) -> FloatArray:
+    """One tensor. The file is opened for it alone: when the tensor goes, the pages that it was mapped to go too."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensor = file.get_tensor(name)
+    except Exception as error:  # gone, or changed since its header was read
+        raise CheckpointError(
+            f"expected {escaped(path.name)} as it was when the export began, got {_line(error)}; export again"
+        ) from error
+    if tuple(tensor.shape) != shape:
+        raise CheckpointError(
+            f"expected {escaped(path.name)} as it was when the export began, got another shape of {escaped(name)}; "
+            "export again"
+        )
+    return to_float32(tensor)
 
 
 def _open_torch(path: Path, key: str | None) -> tuple[str | None, Iterator[tuple[str, Weight | str | None]]]:

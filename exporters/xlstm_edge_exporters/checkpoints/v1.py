@@ -101,7 +101,7 @@ def _ends(
     vocab = stored.shape(embedding, 2)[0]
     agree(config, "vocab_size", vocab)
     ends: dict[str, tuple[str, tuple[int, ...]]] = {"embedding.weight": (embedding, (vocab, width))}
-    apart = embedding != head and head in stored and not stored.equal(embedding, head)
+    apart = tied and embedding != head and head in stored and not stored.equal(embedding, head)
     if stated and apart:
         raise CheckpointError(
             f"expected {stored.label(embedding)} and {stored.label(head)} as one matrix, which the config ties, got two; "

@@ -4,19 +4,18 @@ Pieces of rows stay in a core's cache, so the memory beside the matrix is small,
 depend on the number of cores.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..weights import FloatArray
+from .pieces import by_rows
 from .scheme import Integers, Packed, Scheme
 
-PIECE = 1 << 17  # numbers rounded at once
 # A smaller scale than the largest value asks for trades that value for the others. First which of these is best, and for
 # which end of the range; then its neighbours; then the scale that suits the integers found.
+SEARCHED_BITS = 4
 COARSE, FINE = (0.75, 0.85, 0.95), (0.96, 1.04)
 ScalesOf = Callable[[FloatArray, Scheme], FloatArray]
 
@@ -33,20 +32,21 @@ def round_to_blocks(matrix: FloatArray, scheme: Scheme, scales_of: ScalesOf) -> 
         scales[part] = scales_of(piece, scheme)
         data[part] = scheme.pack(nearest_integers(piece, scales[part], scheme), scales[part]).data
 
-    _by_rows(rows, blocks * scheme.block_size, round_rows)
+    by_rows(rows, blocks * scheme.block_size, round_rows)
     return Packed(data, scales)
 
 
 def search_scales(matrix: FloatArray, scheme: Scheme, importance: FloatArray) -> FloatArray:
-    """`best_scales` (N, blocks) of a matrix (N, K), its columns weighted by `importance` (K,)."""
+    """`suited_scales` (N, blocks) of a matrix (N, K), its columns weighted by `importance` (K,)."""
     rows, columns = matrix.shape
     scales = np.empty((rows, scheme.blocks_per_row(columns)), np.float32)
     weight = scheme.to_blocks(importance[None])
 
     def search_rows(part: slice) -> None:
-        scales[part] = best_scales(scheme.to_blocks(matrix[part]), scheme, weight)
+        blocks = scheme.to_blocks(matrix[part])
+        scales[part] = suited_scales(blocks, scheme, weight)
 
-    _by_rows(rows, columns, search_rows)
+    by_rows(rows, columns, search_rows)
     return scales
 
 
@@ -64,6 +64,11 @@ def nearest_scales(blocks: FloatArray, scheme: Scheme) -> FloatArray:
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)[..., 0]
     scales = largest / np.float32(-scheme.zero_point)
     return np.where(scales == 0, np.float32(1), scales)
+
+
+def suited_scales(blocks: FloatArray, scheme: Scheme, weight: FloatArray | None = None) -> FloatArray:
+    """Searched scales; the plain ones for 8 bits, which have nothing to gain from a search."""
+    return nearest_scales(blocks, scheme) if scheme.bits > SEARCHED_BITS else best_scales(blocks, scheme, weight)
 
 
 def best_scales(blocks: FloatArray, scheme: Scheme, weight: FloatArray | None = None) -> FloatArray:
@@ -107,11 +112,3 @@ class _Search:
 def _dot(first: FloatArray, second: FloatArray) -> FloatArray:
     product: FloatArray = np.einsum("rbk,rbk->rb", first, second)
     return product
-
-
-def _by_rows(rows: int, columns: int, work: Callable[[slice], None]) -> None:
-    """Call `work` for parts of the rows, on all cores: numpy lets go of Python while it computes."""
-    step = max(1, PIECE // columns)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(work, [slice(start, start + step) for start in range(0, rows, step)]):
-            pass

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from xlstm_edge_runtime.errors import InputError
 
+from .pieces import by_rows
+
 FloatArray = NDArray[np.float32]
 Integers = NDArray[np.uint8]
 
@@ -83,5 +85,15 @@ class Scheme:
 
     def dequantize(self, packed: Packed, columns: int) -> FloatArray:
         """(N, K) float32 of what the integers mean."""
-        values = (self.unpack(packed.data).astype(np.float32) - self.zero_point) * packed.scales[..., None]
-        return values.reshape(len(values), -1)[:, :columns]
+        rows, blocks = packed.scales.shape
+        values, per_byte = np.empty((rows, blocks, self.block_size), np.float32), 8 // self.bits
+
+        def dequantize_rows(part: slice) -> None:
+            for place in range(per_byte):
+                integers = (packed.data[part] >> np.uint8(place * self.bits)) & np.uint8(2**self.bits - 1)
+                values[part, :, place::per_byte] = integers
+            values[part] -= self.zero_point
+            values[part] *= packed.scales[part, :, None]
+
+        by_rows(rows, blocks * self.block_size, dequantize_rows)
+        return values.reshape(rows, -1)[:, :columns]

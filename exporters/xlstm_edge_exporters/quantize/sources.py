@@ -12,17 +12,16 @@ from ..weights import FloatArray, Weights
 from .orientation import EMBEDDING, as_matrix
 from .plan import Plan
 from .rewrite import DATA, SCALES, TABLE
-from .rounding import best_scales, nearest_scales, round_to_blocks
+from .rounding import nearest_scales, round_to_blocks, suited_scales
 from .scheme import Packed, Scheme
 
-SEARCHED_BITS = 4
 Quantizer = Callable[[str, FloatArray, Scheme], Packed]
 Load = Callable[[], NDArray[np.generic]]
 
 
 def round_searched(_name: str, matrix: FloatArray, scheme: Scheme) -> Packed:
     """Round to nearest on scales that were searched for the least squared error; 8 bits have nothing to gain from that."""
-    return round_to_blocks(matrix, scheme, nearest_scales if scheme.bits > SEARCHED_BITS else best_scales)
+    return round_to_blocks(matrix, scheme, suited_scales)
 
 
 def round_to_nearest(_name: str, matrix: FloatArray, scheme: Scheme) -> Packed:

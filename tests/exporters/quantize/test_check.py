@@ -13,7 +13,7 @@ from xlstm_edge_exporters.checkpoints import open_checkpoint
 from xlstm_edge_exporters.quantize.check import beyond_limits, within_limits
 from xlstm_edge_exporters.quantize.read import read_schemes, read_weights
 from xlstm_edge_exporters.quantize.scheme import Scheme
-from xlstm_edge_exporters.quantize.sources import round_searched
+from xlstm_edge_exporters.quantize.sources import round_searched, round_to_nearest
 from xlstm_edge_exporters.verify import _same_weights
 from xlstm_edge_runtime.manifest import read_manifest
 
@@ -106,8 +106,8 @@ def test_a_poor_calibration_goes_no_further_than_verify_allows(bits: int) -> Non
     scheme = Scheme(bits, 32)
     matrix = rng.standard_normal((24, 100)).astype(np.float32)
     matrix[3, :32], matrix[4] = 0, 0
-    far = scheme.quantize(matrix * np.float32(1.4) + rng.standard_normal(matrix.shape).astype(np.float32))
-    mixed = scheme.quantize(matrix)
+    far = round_to_nearest("x", matrix * np.float32(1.4) + rng.standard_normal(matrix.shape).astype(np.float32), scheme)
+    mixed = round_to_nearest("x", matrix, scheme)
     mixed.scales[7, 1] *= -3
     nearest = round_searched("x", matrix, scheme)
     for packed in (far, mixed):

@@ -33,14 +33,19 @@ def test_a_correction_makes_up_for_errors_of_the_inputs() -> None:
     wanted = RNG.normal(size=(4000, 24)).astype(np.float32)
     got = (wanted @ (np.eye(24) + 0.2 * RNG.normal(size=(24, 24)))).astype(np.float32)
     matrix = RNG.normal(size=(7, 24)).astype(np.float32)
-    moved = corrected(matrix, torch.from_numpy(wanted[:2000]), torch.from_numpy(got[:2000]))
+    moved = corrected(matrix, *sums(wanted[:2000], got[:2000]))
 
     def error(weight: np.ndarray[Any, Any]) -> float:
         return float(((got[2000:] @ weight.T - wanted[2000:] @ matrix.T) ** 2).sum())
 
     assert error(moved) < 0.2 * error(matrix)
-    same = corrected(matrix, torch.from_numpy(wanted), torch.from_numpy(wanted))
+    same = corrected(matrix, *sums(wanted, wanted))
     np.testing.assert_array_equal(same, matrix)
+
+
+def sums(wanted: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a correction is made from: sums over the inputs."""
+    return torch.from_numpy(got.T @ got), torch.from_numpy((wanted - got).T @ got)
 
 
 def test_gptq_without_correlation_is_rounding() -> None:

@@ -1,0 +1,155 @@
+"""What an export will be, before any work or download: sizes, memory, time, and how fast a token can be read.
+
+Everything comes from names and shapes, by the same code that plans an export.
+"""
+
+import re
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xlstm_edge_runtime.errors import InputError, shown
+
+from .bandwidth import ReadProbe
+from .facts import Facts
+
+if TYPE_CHECKING:
+    from xlstm_edge_exporters.checkpoints import Checkpoint
+
+SCHEMES = ("float32", "int8", "int4")
+RATE = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,3})?)(?:\s*GB(?:/s)?)?", re.IGNORECASE)
+GB = 1e9
+FIXED_MEMORY, TENSORS_AT_ONCE = 0.8 * GB, 3  # what an export takes beside its input: a bound that a test holds
+RUNTIME_MEMORY = 0.4 * GB  # of a process beside the bundle
+# Seconds of an export on two cores of a shared Intel Xeon (2026-11): to start with, for each weight that is rounded, and for
+# each token of a calibration, with what each weight adds to it.
+START_SECONDS, ROUNDING_SECONDS, TOKEN_SECONDS, WEIGHT_SECONDS = 12.0, 60e-9, 2.3e-3, 2e-11
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """`bandwidth` in bytes a second is the memory's data rate times its width: a token cannot be faster than that."""
+
+    bandwidth: float
+    memory: float
+    source: str
+    integers: bool = True  # whether the chip has the dot products that int8 and int4 need to be fast
+
+
+DEVICES = {
+    "zero2": Device(3.6 * GB, 0.5 * GB, "Raspberry Pi Zero 2 W: LPDDR2-900, 32 bits", integers=False),
+    "pi3": Device(3.6 * GB, 1 * GB, "Raspberry Pi 3: LPDDR2-900, 32 bits", integers=False),
+    "pi4": Device(12.8 * GB, 4 * GB, "Raspberry Pi 4: LPDDR4-3200, 32 bits", integers=False),
+    "pi5": Device(17.1 * GB, 8 * GB, "Raspberry Pi 5: LPDDR4X-4267, 32 bits"),
+    "phone": Device(51.2 * GB, 8 * GB, "phones with LPDDR5-6400, 64 bits"),
+    "laptop": Device(76.8 * GB, 16 * GB, "laptops with two channels of DDR5-4800"),
+    "mac": Device(102.4 * GB, 16 * GB, "Apple M2 and M3: LPDDR5-6400, 128 bits"),
+}
+
+
+def parse_bandwidth(text: str) -> float:
+    """Bytes a second of "25GB/s" or "25"; InputError otherwise."""
+    match = RATE.fullmatch(text.strip())
+    if match is None or not float(match[1]):
+        raise InputError(f"expected a bandwidth like 25GB/s, got {shown(text)}; correct it")
+    return float(match[1]) * GB
+
+
+def plan_export(checkpoint: "Checkpoint", *, bandwidth: str | None = None, device: str | None = None) -> Facts:
+    """Parameters, bytes, memory and speed of what a checkpoint will become; at `bandwidth`, on `device`, or here."""
+    from xlstm_edge_exporters.bundle import count_parameters  # noqa: PLC0415  # loads torch
+
+    if bandwidth is not None and device is not None:
+        raise InputError("expected a bandwidth or a device, got both; leave one out")
+    if device is not None and device not in DEVICES:
+        raise InputError(
+            f"expected a device of {', '.join(DEVICES)}, got {shown(device)}; choose one, or pass --bandwidth"
+        )
+    chosen = None if device is None else DEVICES[device]
+    rate = chosen.bandwidth if chosen else parse_bandwidth(bandwidth) if bandwidth else _here()
+    spec, sizes = checkpoint.spec, {scheme: _sizes(checkpoint, scheme) for scheme in SCHEMES}
+    state = spec.state_table().nbytes
+    read = {scheme: _read(checkpoint, tensors) + 2 * state for scheme, tensors in sizes.items()}
+    totals = {scheme: sum(tensors.values()) for scheme, tensors in sizes.items()}
+    largest = 4 * max(prod(weight.shape) for weight in checkpoint.weights.values())
+    parameters = count_parameters(spec)
+    rounded = START_SECONDS + ROUNDING_SECONDS * parameters
+    return {
+        "family": spec.family,
+        "parameters": parameters,
+        "bytes": totals,
+        "state_bytes": state,
+        "export": {
+            "seconds": rounded + _calibration_seconds(checkpoint, parameters),
+            "seconds_rounded": rounded,
+            "memory": int(FIXED_MEMORY + TENSORS_AT_ONCE * largest),
+        },
+        "bandwidth": rate,
+        "bandwidth_source": chosen.source if chosen else "given" if bandwidth else "measured here",
+        "tokens_per_second": {scheme: rate / count for scheme, count in read.items()},
+        "fits": {
+            name: [scheme for scheme in SCHEMES if totals[scheme] + state + RUNTIME_MEMORY <= known.memory]
+            for name, known in DEVICES.items()
+        },
+        "advice": _advice(device),
+    }
+
+
+def _calibration_seconds(checkpoint: "Checkpoint", parameters: int) -> float:
+    """What writing a text and learning from it add."""
+    from xlstm_edge_exporters.calibration import calibration_tokens  # noqa: PLC0415  # loads torch
+    from xlstm_edge_exporters.recipe import Recipe  # noqa: PLC0415  # same
+
+    if checkpoint.spec.vocab_size is None:
+        return 0.0
+    tokens = calibration_tokens(checkpoint.spec, Recipe(quantize="int4"))
+    return tokens * (TOKEN_SECONDS + WEIGHT_SECONDS * parameters)
+
+
+def _sizes(checkpoint: "Checkpoint", scheme: str) -> dict[str, int]:
+    """Bytes of each tensor as an export with this scheme stores it."""
+    from xlstm_edge_exporters.quantize.plan import make_plan, planned_bytes  # noqa: PLC0415  # loads torch
+    from xlstm_edge_exporters.recipe import Recipe  # noqa: PLC0415  # same
+
+    plan = {}
+    if scheme != "float32":
+        recipe = Recipe(quantize=scheme)
+        recipe = recipe.for_vectors() if checkpoint.spec.vocab_size is None else recipe
+        plan = make_plan(checkpoint.spec, checkpoint.weights, recipe)
+    return {name: planned_bytes({name: weight.shape}, plan) for name, weight in checkpoint.weights.items()}
+
+
+def _read(checkpoint: "Checkpoint", sizes: dict[str, int]) -> int:
+    """Bytes of weights that one token reads: of an untied embedding only one row."""
+    total, vocab = sum(sizes.values()), checkpoint.spec.vocab_size
+    if vocab is None or checkpoint.spec.tied:
+        return total
+    return total - sizes["embedding.weight"] * (vocab - 1) // vocab
+
+
+def _here() -> float:
+    """What this machine reads in a second on all cores."""
+    import os  # noqa: PLC0415  # needed here alone
+
+    return ReadProbe(os.cpu_count() or 1).measure()
+
+
+def _advice(device: str | None) -> list[str]:
+    lines = [
+        "tokens a second are bounds: memory read at its full rate, nothing else; bench and tune measure on the device"
+    ]
+    if device is not None and not DEVICES[device].integers:
+        lines.append(
+            "this chip has no dot products of integers: int8 and int4 take about three times the work of float32 there, so "
+            "choose float32 where it fits, and let tune measure"
+        )
+    return lines
+
+
+def is_config(path: Path) -> bool:
+    """Whether a path is a config alone: a config file, or a folder that holds one and no weights."""
+    weights = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+    if path.is_dir():
+        return not any(file.suffix in weights or file.is_dir() for file in path.iterdir())
+    return path.suffix in (".json", ".yaml", ".yml") and not path.name.endswith(".index.json")
