@@ -16,7 +16,7 @@ from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.state import StateTable
 
 SEED = 20260410
-STREAM = 1024  # tokens a stream: the state of one stream has time to fill
+STREAM = 256  # tokens a stream, as many as a window of the calibration: more streams at once take fewer steps
 Ids = NDArray[np.int64]
 
 
