@@ -114,8 +114,10 @@ def _self_written(
     progress("preparing text", 0, 0)
     graph = write_graph(trace(checkpoint.spec, options), checkpoint, folder, plan=plan)
     states = graph_states(checkpoint.spec, options)
-    length = min(STREAM, tokens)
-    ids = write_text(graph, states, streams=tokens // length, length=length, start=text.special.bos, progress=progress)
+    length, start = min(STREAM, tokens), text.special.bos
+    if start is not None and start >= (checkpoint.spec.vocab_size or 0):  # of a tokenizer larger than the model
+        start = None
+    ids = write_text(graph, states, streams=tokens // length, length=length, start=start, progress=progress)
     store.save(TEXT, {"ids": ids})
     for path in (graph, graph.with_name(weights_of(graph.name))):  # as large as the model, and done with
         path.unlink()

@@ -15,7 +15,7 @@ from .bundle import write_bundle
 from .calibration import calibration_inputs, calibration_tokens
 from .checkpoints import Checkpoint
 from .interface import GraphOptions
-from .output_folder import work_folder
+from .output_folder import refuse_target, work_folder
 from .quantize.budget import spend_budget
 from .quantize.calibrate import quantize_with_gptq
 from .quantize.plan import Plan, bits_by_hand, make_plan, planned_bytes
@@ -42,6 +42,7 @@ def export_checkpoint(
     `papers` are files that go into the bundle as they are: a licence, a model card.
     `note` is told in a line what a user should know of a bundle that was written all the same.
     """
+    refuse_target(Path(out), force)
     notes: list[str] = []
     progress("reading text", 0, 0)
     text = read_text_assets(checkpoint, recipe.tokenizer, notes.append)

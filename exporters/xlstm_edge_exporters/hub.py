@@ -3,6 +3,7 @@
 Nothing remote is run. Its settings are those of `huggingface_hub`: HF_HUB_OFFLINE, HF_HOME, HF_ENDPOINT, a login.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def papers(folder: Path) -> dict[str, bytes]:
 
 
 def _download(repository: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # which the library reads when it is imported
     try:
         from huggingface_hub import snapshot_download  # noqa: PLC0415  # an extra
     except ModuleNotFoundError as error:

@@ -13,7 +13,7 @@ from xlstm_edge_runtime.errors import InputError, shown, shown_path
 from xlstm_edge_runtime.files import PARTIAL, atomic_folder, scratch_folder
 from xlstm_edge_runtime.layout import EXPORTED, MANIFEST, TUNED, TUNING
 
-RESUME, KEY = ".resume", "key"  # added to the bundle's name; in that folder, whose it is
+RESUME, KEY = ".resume", "xlstm-edge-export"  # added to the name of the bundle; the file in that folder that marks it
 
 
 def refuse_target(out: Path, force: bool) -> None:

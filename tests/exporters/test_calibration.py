@@ -203,7 +203,7 @@ def test_what_another_export_left_is_not_used(checkpoint_of: CheckpointOf, tmp_p
     resume.mkdir()
     words = ("export", checkpoint, "-o", tmp_path / "new", "--quantize", "int4", "--method", "rtn", "--resume")
     assert_one_sentence(command(*words), 2)  # a folder of the user's
-    (resume / "key").write_text("of another recipe")
+    (resume / "xlstm-edge-export").write_text("of another recipe")
     (resume / "blocks.0.ffn.down.weight.npz").write_bytes(b"of another recipe")
     assert command(*words).code == 0
     assert not resume.exists()
