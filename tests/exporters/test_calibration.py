@@ -13,7 +13,11 @@ from xlstm_edge_exporters.bundle import write_graph
 from xlstm_edge_exporters.calibration import FEWEST_TOKENS, TOKENS, calibration_tokens, read_vectors
 from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
 from xlstm_edge_exporters.interface import GraphOptions, graph_states
+from xlstm_edge_exporters.quantize.orientation import matrix_shape
+from xlstm_edge_exporters.quantize.plan import make_plan
+from xlstm_edge_exporters.quantize.scheme import Packed
 from xlstm_edge_exporters.quantize.self_text import write_text
+from xlstm_edge_exporters.quantize.store import Store
 from xlstm_edge_exporters.recipe import Recipe
 from xlstm_edge_exporters.reference import run_reference
 from xlstm_edge_exporters.trace import trace
@@ -204,7 +208,13 @@ def test_what_another_export_left_is_not_used(checkpoint_of: CheckpointOf, tmp_p
     words = ("export", checkpoint, "-o", tmp_path / "new", "--quantize", "int4", "--method", "rtn", "--resume")
     assert_one_sentence(command(*words), 2)  # a folder of the user's
     (resume / "xlstm-edge-export").write_text("of another recipe")
-    (resume / "blocks.0.ffn.down.weight.npz").write_bytes(b"of another recipe")
+    name, opened = "blocks.0.ffn.down.weight", open_checkpoint(checkpoint)
+    scheme = make_plan(opened.spec, opened.weights, Recipe(quantize="int4", method="rtn"))[name]
+    rows, columns = matrix_shape(name, opened.weights[name].shape)
+    blocks = scheme.blocks_per_row(columns)
+    wrong = Packed(np.zeros((rows, blocks, scheme.block_size // 2), np.uint8), np.ones((rows, blocks), np.float32))
+    Store(resume).save_packed(name, wrong)
+    assert Store(resume).load_packed(name, rows, columns, scheme) is not None
     assert command(*words).code == 0
     assert not resume.exists()
     assert command("verify", tmp_path / "new", "--against", checkpoint).code == 0
