@@ -8,8 +8,6 @@ from xlstm_edge_runtime.errors import InputError, shown_path
 from xlstm_edge_runtime.manifest import has_manifest, read_manifest
 from xlstm_edge_runtime.opening import check_threads
 
-HUB = "hf:"  # what stands before a name on the hub
-
 
 def check_arguments(
     *,
@@ -24,7 +22,7 @@ def check_arguments(
         if bundle is not None and not has_manifest(bundle):
             read_manifest(bundle)  # says what is there instead
     for source in sources:
-        if source is not None and not str(source).startswith(HUB) and not _there(source):
+        if source is not None and not _there(source):
             raise InputError(
                 f"expected a checkpoint folder or a weights file at {shown_path(source)}, got nothing; check the path"
             )
@@ -33,6 +31,11 @@ def check_arguments(
 
 
 def _there(path: Path) -> bool:
+    """Whether something is at a path, or it names a repository of the hub."""
+    from xlstm_edge_exporters.hub import is_on_hub  # noqa: PLC0415  # needs no torch
+
+    if is_on_hub(path):
+        return True
     try:
         return os.path.lexists(path)
     except ValueError:  # a name that no file system takes

@@ -103,7 +103,7 @@ def _trace(small: ModelSpec, options: GraphOptions) -> Parts:
         "pairs": [(OPEN, OPEN) for _ in small.blocks],
         "state": {row.name: {0: OPEN[0]} for row in table},
     }
-    with _quiet():
+    with _quiet(), _interruptible():
         program = torch.onnx.export(
             module,
             (),
@@ -120,6 +120,20 @@ def _trace(small: ModelSpec, options: GraphOptions) -> Parts:
     gives = [*(name for i in blocks for name in pair_names(i)), "output", *(row.output_name for row in table)]
     inputs, outputs = (zip(taken, graph.inputs, strict=True), zip(gives, graph.outputs, strict=True))
     return Parts(graph, dict(inputs), dict(outputs), frozenset(name for name, _ in module.named_parameters()))
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C while torch traces may come out of it as a failed conversion; it is Ctrl-C all the same."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt) or KeyboardInterrupt.__name__ in str(cause):
+                raise KeyboardInterrupt from error
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 @contextlib.contextmanager

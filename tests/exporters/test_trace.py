@@ -200,6 +200,23 @@ def formulas(graph: ir.Graph) -> dict[str | None, int]:
     return {value.name: known[value] for value in graph.outputs}
 
 
+@pytest.mark.parametrize("chained", [True, False])
+def test_ctrl_c_that_torch_took_for_a_failure_is_ctrl_c(
+    chained: bool, opened: Callable[[Case], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        if not chained:
+            raise RuntimeError("failed to decompose: <class 'KeyboardInterrupt'>")
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("failed to decompose") from error
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(KeyboardInterrupt):
+        trace(opened(BY_NAME["large-plain"]).spec, GraphOptions(chunk=61))  # not traced before: traces are kept
+
+
 def test_tracing_takes_no_longer_for_more_blocks(opened: Callable[[Case], Checkpoint]) -> None:
     spec = opened(BY_NAME["large-plain"]).spec
     deep = replace(spec, blocks=spec.blocks[:1] * 400)

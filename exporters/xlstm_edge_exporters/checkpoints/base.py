@@ -11,6 +11,7 @@ from ..spec import ModelSpec
 from ..weights import Weights
 
 Config = Mapping[str, Any]
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,11 @@ def flag(config: Config, key: str, default: bool) -> bool:
             f"expected {key} to be true or false, got {shown(value)}; use the config of this training"
         )
     return value
+
+
+def biased(name: str, shape: tuple[int, ...], bias: bool) -> Shapes:
+    """A weight by its stored name, with its bias where there is one."""
+    return {name + ".weight": shape} | ({name + ".bias": shape[:1]} if bias else {})
 
 
 def count_blocks(indices: set[str]) -> int:

@@ -11,11 +11,10 @@ from xlstm_edge_runtime.errors import CheckpointError, escaped
 
 from ..spec import MLSTM, Block, FeedForward, ModelSpec, Norm
 from ..weights import Stored, Weight, concat
-from .base import Canonical, Config, agree, count_blocks, flag, number
+from .base import Canonical, Config, Shapes, agree, biased, count_blocks, flag, number
 from .large_config import agree_either, check_config, require
 
 BLOCK = re.compile(r"backbone\.blocks\.([0-9]+)\.")
-Shapes = dict[str, tuple[int, ...]]
 
 
 def load_package(stored: Stored, config: Config) -> Canonical:
@@ -76,7 +75,7 @@ def _load(
     if embedding is not None and vocab is not None:
         expected = {name: (vocab, width) for name in (embedding, "lm_head.weight") if not (tied and name != embedding)}
     if out_norm:
-        expected |= _biased("backbone.out_norm", (width,), bias and not plain_norm)
+        expected |= biased("backbone.out_norm", (width,), bias and not plain_norm)
     shapes = [_block_shapes(stored, i, width, heads, bias) for i in range(count)]
     for block in shapes:
         expected |= block
@@ -169,23 +168,23 @@ def _block_shapes(stored: Stored, index: int, width: int, heads: int, bias: bool
     prefix = f"backbone.blocks.{index}."
     layer, ffn = prefix + "mlstm_layer.", prefix + "ffn."
     v, f = stored.shape(layer + "out_proj.weight", 2)[1], stored.shape(ffn + "proj_down.weight", 2)[1]
-    shapes = _biased(prefix + "norm_mlstm", (width,), bias) | _biased(prefix + "norm_ffn", (width,), bias)
-    shapes |= _biased(layer + "multihead_norm", (v,), bias) | _biased(layer + "out_proj", (width, v), bias)
-    shapes |= _biased(ffn + "proj_down", (width, f), bias)
+    shapes = biased(prefix + "norm_mlstm", (width,), bias) | biased(prefix + "norm_ffn", (width,), bias)
+    shapes |= biased(layer + "multihead_norm", (v,), bias) | biased(layer + "out_proj", (width, v), bias)
+    shapes |= biased(ffn + "proj_down", (width, f), bias)
     if layer + "qkv_opreact.weight" in stored:
         rows = stored.shape(layer + "qkv_opreact.weight", 2)[0]
         qk = (rows - 2 * v) // 2
-        shapes |= _biased(layer + "qkv_opreact", (2 * qk + 2 * v, width), bias)
-        shapes |= _biased(layer + "ifgate_preact", (2 * heads, width), True)
-        shapes |= _biased(ffn + "proj_up_gate_z", (2 * f, width), bias)
+        shapes |= biased(layer + "qkv_opreact", (2 * qk + 2 * v, width), bias)
+        shapes |= biased(layer + "ifgate_preact", (2 * heads, width), True)
+        shapes |= biased(ffn + "proj_up_gate_z", (2 * f, width), bias)
     else:
         qk = stored.shape(layer + "q.weight", 2)[0]
         for name, rows in (("q", qk), ("k", qk), ("v", v), ("ogate_preact", v)):
-            shapes |= _biased(layer + name, (rows, width), bias)
+            shapes |= biased(layer + name, (rows, width), bias)
         for name in ("igate_preact", "fgate_preact"):
-            shapes |= _biased(layer + name, (heads, width), True)
+            shapes |= biased(layer + name, (heads, width), True)
         for name in ("proj_up_gate", "proj_up"):
-            shapes |= _biased(ffn + name, (f, width), bias)
+            shapes |= biased(ffn + name, (f, width), bias)
     if qk <= 0 or qk % heads or v % heads:
         raise CheckpointError(
             f"expected q, k and v widths divisible by {heads} heads, got {qk} and {v}; use the config of this training"
@@ -239,10 +238,6 @@ def _rows(weight: Weight, rows: slice) -> Weight:
 def _affine(stored: Stored, name: str, source: str, bias: bool) -> dict[str, Weight]:
     parts = ("weight", "bias") if bias else ("weight",)
     return {f"{name}.{part}": stored[f"{source}.{part}"] for part in parts}
-
-
-def _biased(name: str, shape: tuple[int, ...], bias: bool) -> Shapes:
-    return {name + ".weight": shape} | ({name + ".bias": shape[:1]} if bias else {})
 
 
 def _qk_width(shapes: Shapes, prefix: str, v_width: int) -> int:

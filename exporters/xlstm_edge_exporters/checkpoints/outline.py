@@ -11,9 +11,8 @@ from typing import Any, NoReturn
 from xlstm_edge_runtime.errors import CheckpointError, shown
 
 from ..weights import FloatArray, Weight
-from .base import Config, flag, number, section
+from .base import Config, Shapes, biased, flag, number, section
 
-Shapes = dict[str, tuple[int, ...]]
 V1_SIGNS = ("mlstm_block", "slstm_block", "slstm_at")
 LARGEST_WIDTH, MOST_BLOCKS = 1 << 20, 4096
 
@@ -53,21 +52,21 @@ def _large(config: Config, *, hugging_face: bool) -> Shapes:
         name: (vocab, width) for name in (embedding, "lm_head.weight") if not (tied and name != embedding)
     }
     if hugging_face or flag(config, "add_out_norm", True):
-        shapes |= _biased("backbone.out_norm", (width,), bias and not hugging_face)
+        shapes |= biased("backbone.out_norm", (width,), bias and not hugging_face)
     for index in range(count):
         prefix = f"backbone.blocks.{index}."
         rows = {"q": qk, "k": qk, "v": v, "ogate_preact": v}
         for name, size in rows.items():
-            shapes |= _biased(f"{prefix}mlstm_layer.{name}", (size, width), bias)
+            shapes |= biased(f"{prefix}mlstm_layer.{name}", (size, width), bias)
         for name in ("igate_preact", "fgate_preact"):
-            shapes |= _biased(f"{prefix}mlstm_layer.{name}", (heads, width), True)
-        shapes |= _biased(prefix + "mlstm_layer.multihead_norm", (v,), bias)
-        shapes |= _biased(prefix + "mlstm_layer.out_proj", (width, v), bias)
+            shapes |= biased(f"{prefix}mlstm_layer.{name}", (heads, width), True)
+        shapes |= biased(prefix + "mlstm_layer.multihead_norm", (v,), bias)
+        shapes |= biased(prefix + "mlstm_layer.out_proj", (width, v), bias)
         for name in ("norm_mlstm", "norm_ffn"):
-            shapes |= _biased(prefix + name, (width,), bias)
+            shapes |= biased(prefix + name, (width,), bias)
         for name in ("proj_up_gate", "proj_up"):
-            shapes |= _biased(f"{prefix}ffn.{name}", (ffn, width), bias)
-        shapes |= _biased(prefix + "ffn.proj_down", (width, ffn), bias)
+            shapes |= biased(f"{prefix}ffn.{name}", (ffn, width), bias)
+        shapes |= biased(prefix + "ffn.proj_down", (width, ffn), bias)
     return shapes
 
 
@@ -114,13 +113,13 @@ def _mlstm_block(config: Config, width: int) -> Shapes:
     block, taps = _integer(own, "qkv_proj_blocksize", 4), _integer(own, "conv1d_kernel_size", 4)
     bias, layer = flag(config, "bias", False), "xlstm."
     shapes: Shapes = {"xlstm_norm.weight": (width,), layer + "learnable_skip": (inner,)}
-    shapes |= _biased(layer + "proj_up", (2 * inner, width), bias) | _biased(layer + "proj_down", (width, inner), bias)
+    shapes |= biased(layer + "proj_up", (2 * inner, width), bias) | biased(layer + "proj_down", (width, inner), bias)
     shapes |= {layer + "conv1d.conv.weight": (inner, 1, taps), layer + "conv1d.conv.bias": (inner,)}
     for name in ("q_proj", "k_proj", "v_proj"):
         shapes[f"{layer}{name}.weight"] = (inner // block, block, block)
         shapes |= {f"{layer}{name}.bias": (inner,)} if bias else {}
     for name in ("igate", "fgate"):
-        shapes |= _biased(f"{layer}mlstm_cell.{name}", (heads, 3 * inner), True)
+        shapes |= biased(f"{layer}mlstm_cell.{name}", (heads, 3 * inner), True)
     return shapes | {layer + "mlstm_cell.outnorm.weight": (inner,)}
 
 
@@ -143,7 +142,7 @@ def _slstm_block(config: Config, width: int) -> Shapes:
         return shapes
     ffn = section(block, "feedforward") or {}
     inner, bias = _up(ffn, width, 1.3), flag(ffn, "bias", False)
-    shapes |= _biased("ffn.proj_up", (2 * inner, width), bias) | _biased("ffn.proj_down", (width, inner), bias)
+    shapes |= biased("ffn.proj_up", (2 * inner, width), bias) | biased("ffn.proj_down", (width, inner), bias)
     return shapes | {"ffn_norm.weight": (width,)}
 
 
@@ -152,10 +151,6 @@ def _up(own: Config, width: int, factor: float) -> int:
     multiple = _integer(own, "round_proj_up_to_multiple_of", 64)
     parts = number(own, "proj_factor", factor) * width / multiple
     return multiple * (math.ceil(parts) if flag(own, "round_proj_up_dim_up", True) else math.floor(parts))
-
-
-def _biased(name: str, shape: tuple[int, ...], bias: bool) -> Shapes:
-    return {name + ".weight": shape} | ({name + ".bias": shape[:1]} if bias else {})
 
 
 def _either(config: Config, keys: tuple[str, str], default: int | None, most: int = LARGEST_WIDTH) -> int:

@@ -139,10 +139,11 @@ def _streams(done: int, exact: Stream, stream: Stream) -> dict[str, NDArray[np.g
 
 
 def _resumed(store: Store) -> tuple[int, Stream, Stream] | None:
-    """How many blocks are done, and both streams after them; None at the start."""
-    if (found := store.load(STREAMS)) is None:
+    """How many blocks are done, and both streams after them; None at the start, or where they are not all there."""
+    found, names = store.load(STREAMS), ("x", "delta", "got_x", "got_delta")
+    if found is None or not {"done", *names} <= found.keys():
         return None
-    x, delta, got_x, got_delta = (torch.from_numpy(found[name]) for name in ("x", "delta", "got_x", "got_delta"))
+    x, delta, got_x, got_delta = (torch.from_numpy(found[name]) for name in names)
     return int(found["done"]), (x, delta), (got_x, got_delta)
 
 
