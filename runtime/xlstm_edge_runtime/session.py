@@ -130,10 +130,13 @@ class Session:
         branch._set_state(self._sets[self._current], self._tokens)
         return branch
 
-    def save(self, path: str | Path) -> None:
-        """Write the state to a file (whole or not at all)."""
-        path = check_path(path, "a file for the state")
-        write_snapshot(path, self.state, source=self._engine.manifest.source, tokens=self._tokens)
+    def save(self, path: str | Path, *, dtype: str = "float32") -> None:
+        """Write the state to a file (whole or not at all).
+
+        With `dtype` "float16" the matrix memories take half the bytes, and outputs after `load` differ by what that rounds.
+        """
+        path, source = check_path(path, "a file for the state"), self._engine.manifest.source
+        write_snapshot(path, self.state, source=source, tokens=self._tokens, dtype=dtype)
 
     def load(self, path: str | Path) -> None:
         """Continue from a saved state; StateError if it is damaged or of another checkpoint, the session unchanged."""
@@ -202,16 +205,13 @@ class Session:
         return bound.output
 
     def _bound(self, length: int) -> "_Bound":
-        """Bindings for one token and for a full chunk are kept; odd lengths are bound for the one call."""
-        if length == 1:
-            cache = self._steps
-        elif length == self._engine.chunk:
-            cache = self._chunks
-        else:
-            return self._bind(length)
+        """The bindings of a single step, or of more tokens, which share all but their inputs."""
+        cache = self._steps if length == 1 else self._chunks
         bound = cache[self._current]
         if bound is None:
             bound = cache[self._current] = self._bind(length)
+        if bound.length != length:
+            bound.resize(length)
         return bound
 
     def _bind(self, length: int) -> "_Bound":
@@ -230,23 +230,29 @@ class _Bound:
     """
 
     def __init__(self, engine: Engine, length: int, past: State, present: State, target: State | None = None) -> None:
-        graph, width = engine.manifest.graph, engine.manifest.model.width
-        self._session, self._binding = engine.inference, engine.inference.io_binding()
-        if engine.takes_ids:
-            self.inputs: NDArray[Any] = np.zeros((1, length), np.int64)
-        else:
-            self.inputs = np.zeros((1, length, width), np.float32)
-        shape = (1, length, engine.output_width) if graph.all_logits else (1, engine.output_width)
-        whole = np.zeros(shape, np.float32)
-        self.output: FloatArray = whole.reshape(-1, engine.output_width)[-1]
-        self.output.flags.writeable = False
-        self._values = {graph.input: self.inputs, graph.output: whole}  # the binding does not keep the arrays alive
-        self._bind_input(graph.input, self.inputs)
-        self._bind_output(graph.output, whole)
+        self._engine, self._session = engine, engine.inference
+        self._binding = self._session.io_binding()
         for row in engine.manifest.state:
             self._bind_input(row.input_name, past[row.name])
             self._bind_output(row.output_name, present[row.name])
+        self._states = past, present  # the binding does not keep the arrays alive
         self._copies = [(target[n], array) for n, array in present.items() if target[n] is not array] if target else []
+        self.resize(length)
+
+    def resize(self, length: int) -> None:
+        """Bind inputs and output of a call with so many tokens; the state stays bound."""
+        engine, graph = self._engine, self._engine.manifest.graph
+        self.length = length
+        if engine.takes_ids:
+            self.inputs: NDArray[Any] = np.zeros((1, length), np.int64)
+        else:
+            self.inputs = np.zeros((1, length, engine.manifest.model.width), np.float32)
+        shape = (1, length, engine.output_width) if graph.all_logits else (1, engine.output_width)
+        self._output = np.zeros(shape, np.float32)
+        self.output: FloatArray = self._output.reshape(-1, engine.output_width)[-1]
+        self.output.flags.writeable = False
+        self._bind_input(graph.input, self.inputs)
+        self._bind_output(graph.output, self._output)
 
     def run(self) -> None:
         """Execute; BundleError if the graph fails."""

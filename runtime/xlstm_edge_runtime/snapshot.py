@@ -2,7 +2,11 @@
 
     8 bytes            length of the header, little-endian
     header             JSON: each tensor's dtype, shape and place, and `__metadata__`: format, version, source, tokens
-    data               the tensors, float32, little-endian, side by side without gaps, in any order
+    data               the tensors, little-endian, side by side without gaps, in any order
+
+Version 2 holds every tensor of the state table in float32. Version 3 holds the matrix memories, which are nearly all of a
+large model's state, in float16, each with `NAME.scale`, float32 (1, H): head h is the stored numbers times scale h, a power
+of two that puts its largest number at the upper end of float16, so none is lost to overflow.
 
 A snapshot belongs to a checkpoint, not to a bundle: the state means the same in every flavour and weight precision of
 one checkpoint, so it moves between devices and bundles made of it. Names, shapes and places are compared with the state
@@ -12,18 +16,26 @@ table before any data is read; a file that has them has exactly one possible siz
 import json
 import os
 import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .errors import StateError, shown, shown_path
+from .errors import InputError, StateError, shown, shown_path
 from .files import atomic_file
 from .reading import Reader, open_regular, parse_json
 from .state import FloatArray, State, StateTable
 
-FORMAT, VERSION = "xlstm-edge state", "2"
+FORMAT = "xlstm-edge state"
+VERSIONS = {"float32": "2", "float16": "3"}  # what matrix memories are stored in -> version
+MATRIX, SCALE = ".C", ".scale"
+STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+# The largest number of a head is stored below 2**HALF_EXPONENT; a scale is no smaller than float32's normal numbers.
+HALF_EXPONENT, SMALLEST_EXPONENT = 15, -126
 METADATA = "__metadata__"
 ENTRY = ("dtype", "shape", "data_offsets")
 MOST_AXES = 8
@@ -33,21 +45,39 @@ COUNT = r"0|[1-9][0-9]{0,17}"  # tokens seen, as text: metadata hold nothing els
 ADVICE = "save it again"
 
 
-def write_snapshot(path: str | Path, state: State, *, source: str, tokens: int) -> None:
-    """Save `state`, each (1, *shape) float32, with the hash of its checkpoint and the number of tokens it has seen."""
-    metadata = {"format": FORMAT, "version": VERSION, "source": source, "tokens": str(tokens)}
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """A tensor of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * STORED[self.dtype].itemsize
+
+
+def write_snapshot(path: str | Path, state: State, *, source: str, tokens: int, dtype: str = "float32") -> None:
+    """Save `state`, each (1, *shape) float32, with the hash of its checkpoint and the number of tokens it has seen.
+
+    `dtype` is what matrix memories are stored in, float32 or float16; InputError for another.
+    """
+    if dtype not in VERSIONS:
+        raise InputError(f"expected a snapshot in {' or '.join(VERSIONS)}, got {shown(dtype)}; choose one of them")
+    metadata = {"format": FORMAT, "version": VERSIONS[dtype], "source": source, "tokens": str(tokens)}
+    arrays = _halved(state) if dtype == "float16" else dict(state)
     header: dict[str, object] = {METADATA: metadata}
     end = 0
-    for name, array in state.items():
-        header[name] = _entry(array.shape, end)
+    for name, array in arrays.items():
+        header[name] = _entry(array, end)
         end += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     try:
         with atomic_file(path) as file:
             file.write(struct.pack("<Q", len(text)) + text)
-            for array in state.values():
-                file.write(np.ascontiguousarray(array, "<f4").data)
+            for array in arrays.values():
+                file.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StateError(
@@ -56,23 +86,53 @@ def write_snapshot(path: str | Path, state: State, *, source: str, tokens: int) 
 
 
 def read_snapshot(path: str | Path, table: StateTable, *, source: str) -> tuple[State, int]:
-    """(state, tokens seen); StateError if the file is damaged or of another checkpoint."""
+    """(state, tokens seen), float32 however it is stored; StateError if the file is damaged or of another checkpoint."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
-            tokens, places = _check_header(_read_header(file, path), table, source, path)
-            begin, size = file.tell(), sum(4 * prod(row.shape) for row in table)
+            tokens, tensors, places = _check_header(_read_header(file, path), table, source, path)
+            begin, size = file.tell(), sum(tensor.nbytes for tensor in tensors.values())
             if (got := os.fstat(file.fileno()).st_size - begin) != size:
                 raise StateError(f"expected {size} bytes of state in {shown_path(path)}, got {got}; {ADVICE}")
-            state = {row.name: _read_array(file, begin + places[row.name], row.shape) for row in table}
+            arrays = {name: _read_array(file, begin + places[name], tensor) for name, tensor in tensors.items()}
     except FileNotFoundError as error:
         raise StateError(f"expected a snapshot at {shown_path(path)}, got nothing; check the path") from error
     except OSError as error:
         raise StateError(
             f"expected a snapshot at {shown_path(path)}, got {error.strerror or error}; check the path"
         ) from error
+    state = {row.name: _restored(arrays, row.name) for row in table}
     if not all(np.isfinite(array).all() for array in state.values()):
         raise StateError(f"expected a finite state at {shown_path(path)}, got NaN or infinity; {ADVICE}")
     return state, tokens
+
+
+def _halved(state: State) -> dict[str, NDArray[np.floating]]:
+    """The state with its matrix memories in float16, each followed by its scales."""
+    arrays: dict[str, NDArray[np.floating]] = {}
+    for name, array in state.items():
+        arrays[name] = array
+        if name.endswith(MATRIX):
+            exponent = np.frexp(np.abs(array).max((2, 3)))[1] - HALF_EXPONENT
+            scale = np.ldexp(np.float32(1), np.maximum(exponent, SMALLEST_EXPONENT))
+            arrays[name], arrays[name + SCALE] = (array / scale[..., None, None]).astype(np.float16), scale
+    return arrays
+
+
+def _restored(arrays: Mapping[str, FloatArray], name: str) -> FloatArray:
+    """A tensor of the state from what is stored of it."""
+    scale = arrays.get(name + SCALE)
+    return arrays[name] if scale is None else arrays[name] * scale[..., None, None]
+
+
+def _tensors(table: StateTable, dtype: str) -> dict[str, _Tensor]:
+    """What a file of this table holds."""
+    tensors = {row.name: _Tensor("F32", (1, *row.shape)) for row in table}
+    if dtype == "float16":
+        for row in table:
+            if row.name.endswith(MATRIX):
+                tensors[row.name] = _Tensor("F16", (1, *row.shape))
+                tensors[row.name + SCALE] = _Tensor("F32", (1, row.shape[0]))
+    return tensors
 
 
 def _read_header(file: BinaryIO, path: str | Path) -> object:
@@ -83,46 +143,53 @@ def _read_header(file: BinaryIO, path: str | Path) -> object:
     return parse_json(file.read(length), Path(path).name, error=StateError, advice=ADVICE)
 
 
-def _check_header(document: object, table: StateTable, source: str, path: str | Path) -> tuple[int, dict[str, int]]:
-    """Tokens seen, and where each tensor begins; StateError unless the header is that of this table and source."""
+def _check_header(
+    document: object, table: StateTable, source: str, path: str | Path
+) -> tuple[int, dict[str, _Tensor], dict[str, int]]:
+    """Tokens seen, the tensors, and where each begins; StateError unless the header is that of this table and source."""
     where = f"the header of {shown_path(path)}"
     header = Reader(document, where, None, error=StateError, advice=ADVICE)
     metadata = header.section(METADATA, ("format", "version", "source", "tokens"))
-    if (metadata.text("format"), metadata.text("version")) != (FORMAT, VERSION):
-        raise StateError(f"expected a snapshot of version {VERSION} at {shown_path(path)}, got another file; {ADVICE}")
+    dtypes = {version: dtype for dtype, version in VERSIONS.items()}
+    version = metadata.text("version")
+    if metadata.text("format") != FORMAT or version not in dtypes:
+        raise StateError(
+            f"expected a snapshot of version {' or '.join(dtypes)} at {shown_path(path)}, got another file; {ADVICE}"
+        )
     if metadata.text("source") != source:
         raise StateError(
             f"expected a snapshot of this model's checkpoint, got {shown_path(path)} of another; load the matching bundle"
         )
-    names = {row.name for row in table}
-    if odd := sorted(names ^ (header.value.keys() - {METADATA})):
+    tensors = _tensors(table, dtypes[version])
+    if odd := sorted(tensors.keys() ^ (header.value.keys() - {METADATA})):
         raise StateError(
-            f"expected the {len(names)} state tensors of this model in {where}, got a difference at {shown(odd[0])}; {ADVICE}"
+            f"expected the {len(tensors)} state tensors of this model in {where}, got a difference at {shown(odd[0])}; {ADVICE}"
         )
-    places = {row.name: _place(header.section(row.name, ENTRY), (1, *row.shape)) for row in table}
+    places = {name: _place(header.section(name, ENTRY), tensor) for name, tensor in tensors.items()}
     end = 0
-    for row in sorted(table, key=lambda row: places[row.name]):
-        if places[row.name] != end:
+    for name in sorted(tensors, key=lambda name: places[name]):
+        if places[name] != end:
             raise StateError(f"expected tensors side by side in {where}, got a gap or overlap; {ADVICE}")
-        end += 4 * prod(row.shape)
-    return int(metadata.text("tokens", pattern=COUNT)), places
+        end += tensors[name].nbytes
+    return int(metadata.text("tokens", pattern=COUNT)), tensors, places
 
 
-def _place(entry: Reader, shape: tuple[int, ...]) -> int:
-    """Where a tensor of this shape begins."""
+def _place(entry: Reader, tensor: _Tensor) -> int:
+    """Where this tensor begins."""
     offsets = entry.integers("data_offsets", 2, 0)
     got = entry.text("dtype"), entry.integers("shape", MOST_AXES, 0)
     size = offsets[1] - offsets[0] if len(offsets) == 2 else -1
-    if got != ("F32", shape) or size != 4 * prod(shape):
-        raise entry.refuse(entry.where, f"F32 of shape {shape}", f"{got[0]} of shape {got[1]}")
+    if got != (tensor.dtype, tensor.shape) or size != tensor.nbytes:
+        raise entry.refuse(entry.where, f"{tensor.dtype} of shape {tensor.shape}", f"{got[0]} of shape {got[1]}")
     return offsets[0]
 
 
-def _entry(shape: tuple[int, ...], begin: int) -> dict[str, object]:
-    return {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, begin + 4 * prod(shape)]}
+def _entry(array: NDArray[np.floating], begin: int) -> dict[str, object]:
+    kind = {4: "F32", 2: "F16"}[array.itemsize]
+    return {"dtype": kind, "shape": list(array.shape), "data_offsets": [begin, begin + array.nbytes]}
 
 
-def _read_array(file: BinaryIO, begin: int, shape: tuple[int, ...]) -> FloatArray:
+def _read_array(file: BinaryIO, begin: int, tensor: _Tensor) -> FloatArray:
     file.seek(begin)
-    content = file.read(4 * prod(shape))
-    return np.frombuffer(content, "<f4").reshape(1, *shape).astype(np.float32)
+    content = file.read(tensor.nbytes)
+    return np.frombuffer(content, STORED[tensor.dtype]).reshape(tensor.shape).astype(np.float32)

@@ -69,8 +69,11 @@ class Corpus:
         self.tokenizer["model"]["vocab"] = dict(list(self.tokenizer["model"]["vocab"].items())[:300])
         self.tokenizer["model"]["merges"] = []
         table = self.manifest.state
-        write_snapshot(root / "state", table.merge_heads(table.initial()), source=self.manifest.source, tokens=3)
-        self.state = (root / "state").read_bytes()
+        self.states = []
+        for dtype in ("float32", "float16"):
+            state = table.merge_heads(table.initial())
+            write_snapshot(root / dtype, state, source=self.manifest.source, tokens=3, dtype=dtype)
+            self.states.append((root / dtype).read_bytes())
         self.graph = (self.bundle / self.manifest.graph.file).read_bytes()
         self.probe = np.arange(11) % load(self.bundle).output_width
         self.expected = load(self.bundle, threads=1, tuned=False).session().prefill(self.probe)
@@ -161,7 +164,7 @@ def toml_value(value: Any) -> str:
 def snapshot(c: Corpus, rng: Random) -> None:
     """A state of the right names, shapes and finite numbers."""
     path = c.root / "mutated-state"
-    path.write_bytes(mutate.safetensors(rng, c.state))
+    path.write_bytes(mutate.safetensors(rng, rng.choice(c.states)))
     state, tokens = read_snapshot(path, c.manifest.state, source=c.manifest.source)
     assert tokens >= 0
     c.manifest.state.check(state)

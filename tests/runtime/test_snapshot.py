@@ -30,11 +30,11 @@ def model(bundle_of: Callable[[Case, str], Path]) -> xr.Model:
     return xr.load(bundle_of(BY_NAME["lm-mixed"], "ort"), threads=1)
 
 
-@pytest.fixture
-def saved(model: xr.Model, tmp_path: Path) -> Path:
+@pytest.fixture(params=["float32", "float16"])
+def saved(model: xr.Model, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     session = model.session()
     session.prefill([1, 2, 3])
-    session.save(tmp_path / "state.safetensors")
+    session.save(tmp_path / "state.safetensors", dtype=request.param)
     return tmp_path / "state.safetensors"
 
 
@@ -43,15 +43,53 @@ def metadata_of(path: Path) -> dict[str, str]:
         return dict(file.metadata())
 
 
-def test_the_library_reads_what_is_written(model: xr.Model, saved: Path) -> None:
-    session = model.session()
+def test_the_library_reads_what_is_written(model: xr.Model, tmp_path: Path) -> None:
+    session, saved = model.session(), tmp_path / "state"
     session.prefill([1, 2, 3])
+    session.save(saved)
     expected, got = session.state, load_file(saved)
     assert got.keys() == expected.keys()
     assert all(np.array_equal(got[name], expected[name]) for name in expected)
     assert metadata_of(saved) == {
         "format": "xlstm-edge state", "version": "2", "source": model.manifest.source, "tokens": "3",
     }  # fmt: skip
+
+
+def test_matrix_memories_in_float16(model: xr.Model, tmp_path: Path) -> None:
+    """Half the bytes, each head within float16 of its largest number; all else as it is."""
+    session, saved = model.session(), tmp_path / "state"
+    session.prefill([1, 2, 3])
+    session.save(saved, dtype="float16")
+    expected, got = session.state, load_file(saved)
+    matrices = {name for name in expected if name.endswith(".C")}
+    assert matrices
+    assert matrices < expected.keys()
+    assert got.keys() == expected.keys() | {f"{name}.scale" for name in matrices}
+    assert metadata_of(saved)["version"] == "3"
+    other = model.session()
+    other.load(saved)
+    for name, array in other.state.items():
+        assert got[name].dtype == (np.float16 if name in matrices else np.float32)
+        near = np.abs(expected[name]).max((2, 3), keepdims=True) * 2.0**-11 if name in matrices else 0
+        assert (np.abs(array - expected[name]) <= near).all()
+    assert np.allclose(other.step(5), session.step(5), atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-40, 1e-30, 1.0, 1e30, 3e38])
+def test_float16_takes_numbers_of_any_size(size: float, model: xr.Model, tmp_path: Path) -> None:
+    table = model.manifest.state
+    state = {name: np.full_like(array, size) for name, array in model.session().state.items()}
+    for array in state.values():
+        array[..., ::2] *= np.float32(-1e-3)  # far from overflow, and none is lost
+    write_snapshot(tmp_path / "state", state, source=model.manifest.source, tokens=0, dtype="float16")
+    read, _ = read_snapshot(tmp_path / "state", table, source=model.manifest.source)
+    assert all(np.allclose(read[name], array, rtol=2.0**-11, atol=1e-38) for name, array in state.items())
+
+
+def test_snapshots_of_another_dtype_are_refused(model: xr.Model, tmp_path: Path) -> None:
+    with pytest.raises(xr.InputError, match="float32 or float16"):
+        model.session().save(tmp_path / "state", dtype="float8")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_the_library_writes_is_read(model: xr.Model, saved: Path, tmp_path: Path) -> None:
@@ -127,7 +165,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "other source": lambda p: resave(p, lambda t, m: m.update(source="0" * 64)),
     "no source": lambda p: resave(p, lambda t, m: m.pop("source")),
     "unknown metadata": lambda p: resave(p, lambda t, m: m.update(more="x")),
-    "another version": lambda p: resave(p, lambda t, m: m.update(version="3")),
+    "another version": lambda p: resave(p, lambda t, m: m.update(version="4")),
     "negative tokens": lambda p: resave(p, lambda t, m: m.update(tokens="-4")),
     "endless tokens": lambda p: resave(p, lambda t, m: m.update(tokens="9" * 5000)),
     "tokens as a word": lambda p: resave(p, lambda t, m: m.update(tokens="many")),
