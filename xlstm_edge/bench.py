@@ -21,8 +21,8 @@ from xlstm_edge_runtime.errors import InputError
 from xlstm_edge_runtime.progress import Progress, no_progress
 
 from . import facade
-from .bandwidth import ReadProbe, bytes_per_token
 from .memory import peak_memory, resident_memory
+from .roofline import Probe, ProductProbe, ReadProbe, bytes_per_token, products_per_token
 
 UNITS = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 DEEPEST = 10**10
@@ -50,20 +50,22 @@ def bench_bundle(
     """
     model, load_seconds = _load(bundle, threads, progress)
     baseline = _baseline(model, against, compare, threads, prefix, weights)
-    probe = ReadProbe(threads or os.cpu_count() or 1) if roofline else None
-    runs, baseline_rates, bandwidths = [], [], []
+    probes: list[Probe] = []
+    if roofline:
+        probes = [ReadProbe(threads or os.cpu_count() or 1), ProductProbe(model, threads)]
+    runs, baseline_rates, roofs = [], [], []
     for index in range(repeat + 1):
         progress("bench", index, repeat + 1)
         runs.append(_run(model, prompt, generate))
         baseline_rates += [baseline(generate)] if baseline is not None else []
-        bandwidths += [probe.measure()] if probe is not None else []
+        roofs.append([probe.measure() for probe in probes])
     result = _facts(model, bundle, threads) | {"load_seconds": load_seconds, "repeat": repeat}
     result |= {"prompt_tokens": prompt, "generated_tokens": generate, **_summary(runs[1:], prompt, generate)}
     rate = result["generated_tokens_per_second"]["median"]
     if baseline_rates:
         result["baseline"] = _compared(str(against or compare), rate, baseline_rates[1:])
-    if bandwidths:
-        result["roofline"] = _roofline(model, rate, bandwidths[1:])
+    if probes:
+        result["roofline"] = _roofline(model, rate, *zip(*roofs[1:], strict=True))
     if depths:
         result["depths"] = _sweep(model, sorted(depths), generate, progress)
     return result | {"peak_memory_bytes": peak_memory()}
@@ -205,13 +207,16 @@ def _baseline(
     return official_rate(Path(compare), threads, prefix=prefix, weights=weights)
 
 
-def _roofline(model: Model, rate: float, bandwidths: Sequence[float]) -> dict[str, float]:
-    bandwidth = statistics.median(bandwidths)
-    needed = bytes_per_token(model)
+def _roofline(model: Model, rate: float, bandwidths: Sequence[float], products: Sequence[float]) -> dict[str, float]:
+    bandwidth, arithmetic = statistics.median(bandwidths), statistics.median(products)
+    needed, work = bytes_per_token(model), products_per_token(model)
     return {
         "read_bandwidth_bytes_per_second": bandwidth,
         "bytes_per_token": needed,
         "share_of_bandwidth": rate * needed / bandwidth,
+        "products_per_second": arithmetic,
+        "products_per_token": work,
+        "share_of_arithmetic": rate * work / arithmetic,
     }
 
 

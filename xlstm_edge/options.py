@@ -44,7 +44,12 @@ Weights = Annotated[
 ]
 Depth = Annotated[str | None, typer.Option(help="Also after this many tokens, e.g. 0,1k,100k,1M.")]
 SecondBundle = Annotated[Path | None, typer.Option(help="Alternate with a second bundle.", metavar="BUNDLE_2")]
-Roofline = Annotated[bool, typer.Option("--roofline", help="Measure the memory bandwidth and its share.")]
+Roofline = Annotated[
+    bool,
+    typer.Option(
+        "--roofline", help="Measure how fast memory and arithmetic are here, and the share of each that is used."
+    ),
+]
 DepthPlot = Annotated[
     Path | None, typer.Option("--plot", help="Draw latency and memory over depth.", metavar="FILE.png")
 ]

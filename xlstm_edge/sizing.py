@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from xlstm_edge_runtime.errors import InputError, shown
 
-from .bandwidth import ReadProbe
 from .facts import Facts
+from .roofline import ReadProbe
 
 if TYPE_CHECKING:
     from xlstm_edge_exporters.checkpoints import Checkpoint

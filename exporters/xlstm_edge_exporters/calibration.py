@@ -16,6 +16,7 @@ from .interface import GraphOptions, graph_states
 from .quantize.calibrate import calibration_batch
 from .quantize.plan import make_plan
 from .quantize.self_text import STREAM, write_text
+from .quantize.sources import round_searched
 from .quantize.store import Store
 from .recipe import SELF, Recipe, is_vectors, read_calibration
 from .spec import ModelSpec
@@ -26,6 +27,7 @@ LONGEST_ID = 20  # digits
 TEXT = "calibration"  # in the store
 # More tokens help a small model, and cost a large one more than they give: see the table in the README.
 TOKENS, FEWEST_TOKENS, SMALL_MODEL = 24_576, 4_096, 50_000_000
+LARGEST_STATES = 1_200_000_000  # bytes of all streams' states, old and new, while a model writes its text
 LARGEST_VECTORS = 1 << 30  # bytes of a .npy file
 
 
@@ -33,7 +35,7 @@ def calibration_tokens(spec: ModelSpec, recipe: Recipe) -> int:
     """How many tokens a calibration of this model takes."""
     if recipe.calibration_tokens is not None:
         return recipe.calibration_tokens
-    share = (SMALL_MODEL / max(count_parameters(spec), SMALL_MODEL)) ** 0.5
+    share = SMALL_MODEL / max(count_parameters(spec), SMALL_MODEL)
     return max(FEWEST_TOKENS, int(TOKENS * share) // STREAM * STREAM)
 
 
@@ -110,14 +112,14 @@ def _self_written(
         return found["ids"].astype(np.int64)
     options = GraphOptions(chunk=1)
     small = count_parameters(checkpoint.spec) <= SMALL_MODEL
-    plan = None if small else make_plan(checkpoint.spec, checkpoint.weights, Recipe(quantize="int8"))
+    plan = None if small else make_plan(checkpoint.spec, checkpoint.weights, Recipe(quantize="int4", method="rtn"))
     progress("preparing text", 0, 0)
-    graph = write_graph(trace(checkpoint.spec, options), checkpoint, folder, plan=plan)
-    states = graph_states(checkpoint.spec, options)
-    length, start = min(STREAM, tokens), text.special.bos
+    graph = write_graph(trace(checkpoint.spec, options), checkpoint, folder, plan=plan, quantizer=round_searched)
+    states, start = graph_states(checkpoint.spec, options), text.special.bos
+    streams = min(max(1, tokens // STREAM), max(1, LARGEST_STATES // (2 * states.nbytes)))
     if start is not None and start >= (checkpoint.spec.vocab_size or 0):  # of a tokenizer larger than the model
         start = None
-    ids = write_text(graph, states, streams=tokens // length, length=length, start=start, progress=progress)
+    ids = write_text(graph, states, streams=streams, length=tokens // streams, start=start, progress=progress)
     store.save(TEXT, {"ids": ids})
     for path in (graph, graph.with_name(weights_of(graph.name))):  # as large as the model, and done with
         path.unlink()

@@ -73,15 +73,23 @@ def _step(checkpoint: Checkpoint) -> Step:
     family = checkpoint.spec.family
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the packages warn about CUDA and about each other
-        if family in ("xlstm_lm", "xlstm_lm_hf"):
-            model = _v1(checkpoint)
-            return lambda token, state: model.step(token, state=state)
-        if family == "xlstm_large":
-            return _large(checkpoint)  # type: ignore[no-any-return]  # the package is untyped
-        if family == "xlstm_hf":
-            hub = _hugging_face(checkpoint)
-            return lambda token, state: _hub_step(hub, token, state)
-    raise InputError(f"expected a model that takes tokens, got family {family}; no comparison for it")
+        model = official_model(checkpoint)
+        # Speed does not depend on the values; what fits is taken, other storage layouts are left as initialized.
+        _fill(model.state_dict(), checkpoint)
+    if family == "xlstm_large":
+        return model  # type: ignore[no-any-return]  # the package is untyped
+    if family == "xlstm_hf":
+        return lambda token, state: _hub_step(model, token, state)
+    return lambda token, state: model.step(token, state=state)
+
+
+def official_model(checkpoint: Checkpoint) -> Any:
+    """The model as its own package builds it, weights as initialized; InputError for a stack of vectors."""
+    makers = {"xlstm_lm": _v1, "xlstm_lm_hf": _v1, "xlstm_large": _large, "xlstm_hf": _hugging_face}
+    family = checkpoint.spec.family
+    if family not in makers:
+        raise InputError(f"expected a model that takes tokens, got family {family}; no comparison for it")
+    return makers[family](checkpoint).eval()
 
 
 def _hub_step(model: Any, token: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
@@ -102,10 +110,7 @@ def _v1(checkpoint: Checkpoint) -> Any:
             "dtype": "float32",
             "enable_automatic_mixed_precision": False,
         }
-    model = xLSTMLMModel(from_dict(xLSTMLMModelConfig, config)).eval()
-    # Speed does not depend on the values; what fits is taken, other storage layouts are left as initialized.
-    _fill(model.state_dict(), checkpoint)
-    return model
+    return xLSTMLMModel(from_dict(xLSTMLMModelConfig, config))
 
 
 def _large(checkpoint: Checkpoint) -> Any:
@@ -113,13 +118,11 @@ def _large(checkpoint: Checkpoint) -> Any:
 
     fields = xLSTMLargeConfig.__dataclass_fields__
     known = {key: value for key, value in checkpoint.config.items() if key in fields}
-    model = xLSTMLarge(xLSTMLargeConfig(**{**known, **NATIVE})).eval()
-    _fill(model.state_dict(), checkpoint)
-    return model
+    return xLSTMLarge(xLSTMLargeConfig(**{**known, **NATIVE}))
 
 
 def _hugging_face(checkpoint: Checkpoint) -> Any:
-    """Built of the config's own fields and filled by name, as the published file means it (`from_pretrained` would not)."""
+    """Built of the config's own fields, as the published file means it (`from_pretrained` would not)."""
     from transformers import xLSTMConfig, xLSTMForCausalLM  # noqa: PLC0415  # optional
 
     fields = xLSTMConfig.__dataclass_fields__.keys()
@@ -128,10 +131,7 @@ def _hugging_face(checkpoint: Checkpoint) -> Any:
     known = {key: value for key, value in {**named, **own}.items() if key in fields}
     shape = {"hidden_size": checkpoint.spec.width, "num_hidden_layers": len(checkpoint.spec.blocks)}
     config = xLSTMConfig(**{**known, **NATIVE, **shape, "vocab_size": checkpoint.spec.vocab_size})
-    model: Any = xLSTMForCausalLM(config)
-    model.eval()
-    _fill(model.state_dict(), checkpoint)
-    return model
+    return xLSTMForCausalLM(config)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from .ops.rounded import Rounded
 from .spec import ModelSpec
 from .weights import Weights, loaded
 
+HEAD_ROWS = 4096  # of the head in memory at once, in whatever float
 BlockSizes = Mapping[str, int]
 Stream = tuple[Tensor, Tensor | None]  # the residual stream, and what is still to be added to it
 
@@ -39,7 +40,7 @@ class Variant:
     """One variant of computing the same: in which float, and with which operations."""
 
     dtype: torch.dtype = torch.float64
-    ops: Callable[[], Parallel] = Parallel
+    ops: Callable[[], Reference] = Parallel
 
 
 def run_reference(
@@ -64,9 +65,10 @@ def run_reference(
             stream, own = _run_block(spec, index, _block(spec, weights, index, ops, dtype), stream)
             state |= {f"blocks.{index}.{name}": tensor for name, tensor in own.items()}
             progress("reference", index + 1, len(spec.blocks))
-        outputs = _head(spec, weights, Reference(), dtype).output(*stream)
+        alone = "reference"
+        outputs = _outputs(spec, weights, {alone: Variant(dtype, Reference)}, {}, {alone: stream})[alone]
     arrays = {name: tensor.to(torch.float64).numpy() for name, tensor in state.items()}
-    return ReferenceRun(outputs[0].to(torch.float64).numpy(), arrays)
+    return ReferenceRun(outputs, arrays)
 
 
 def run_variants(
@@ -92,12 +94,12 @@ def run_variants(
         for index in range(len(spec.blocks)):
             prefix = f"blocks.{index}."
             own = _load_block(weights, prefix)
-            for dtype in {variant.dtype for variant in variants.values()}:
+            for dtype, names in _by_dtype(variants).items():
                 block = _block(spec, own, index, Reference(), dtype)
-                for name, variant in variants.items():
-                    if variant.dtype == dtype:
-                        _set_ops(block, variant, block_sizes, prefix)
-                        streams[name], _ = _run_block(spec, index, block, streams[name])
+                for name in names:
+                    _set_ops(block, variants[name], block_sizes, prefix)
+                    streams[name], _ = _run_block(spec, index, block, streams[name])
+                del block  # before there is another of it
             progress("reference", index + 1, len(spec.blocks))
         kept = {name: _at(stream, keep) for name, stream in streams.items()}
         outputs = _outputs(spec, weights, variants, block_sizes, kept)
@@ -129,6 +131,14 @@ def _at(stream: Stream, positions: Sequence[int] | None) -> Stream:
     return x[:, list(positions)], None if delta is None else delta[:, list(positions)]
 
 
+def _by_dtype(variants: Mapping[str, Variant]) -> dict[torch.dtype, list[str]]:
+    """Names of the variants that compute in each float."""
+    names: dict[torch.dtype, list[str]] = {}
+    for name, variant in variants.items():
+        names.setdefault(variant.dtype, []).append(name)
+    return names
+
+
 def _outputs(
     spec: ModelSpec,
     weights: Weights,
@@ -136,14 +146,30 @@ def _outputs(
     block_sizes: BlockSizes,
     streams: Mapping[str, Stream],
 ) -> dict[str, NDArray[np.float64]]:
-    """What the head makes of each variant's stream; it is in memory once, in one float after the other."""
-    outputs: dict[str, NDArray[np.float64]] = {}
-    for dtype in {variant.dtype for variant in variants.values()}:
-        head = _head(spec, weights, Reference(), dtype)
-        for name in (name for name, variant in variants.items() if variant.dtype == dtype):
-            _set_ops(head, variants[name], block_sizes)
-            outputs[name] = head.output(*streams[name])[0].to(torch.float64).numpy()
-    return outputs
+    """What the head makes of each variant's stream, some of its rows at a time."""
+    parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in variants}
+    for part, own, sizes in _heads(spec, weights, block_sizes):
+        for dtype, names in _by_dtype(variants).items():
+            head = _head(part, own, Reference(), dtype)
+            for name in names:
+                _set_ops(head, variants[name], sizes)
+                parts[name].append(head.output(*streams[name])[0].to(torch.float64).numpy())
+    return {name: np.concatenate(found, -1) for name, found in parts.items()}
+
+
+def _heads(
+    spec: ModelSpec, weights: Weights, block_sizes: BlockSizes
+) -> Iterator[tuple[ModelSpec, Weights, BlockSizes]]:
+    """Models without blocks and with some of the tokens each; a stack of vectors, which has no head, as it is."""
+    if spec.vocab_size is None:
+        yield replace(spec, blocks=()), weights, block_sizes
+        return
+    name = "embedding.weight" if spec.tied else "head.weight"
+    table, sizes = weights[name].load(), {"head.weight": block_sizes[name]} if name in block_sizes else {}
+    for start in range(0, len(table), HEAD_ROWS):
+        rows = table[start : start + HEAD_ROWS]
+        part = replace(spec, blocks=(), vocab_size=len(rows), tied=False)
+        yield part, {**weights, "head.weight": loaded(rows)}, sizes
 
 
 def materialize(module: nn.Module, weights: Weights, dtype: torch.dtype, prefix: str = "") -> nn.Module:
@@ -202,9 +228,10 @@ def _rows(spec: ModelSpec, weights: Weights, inputs: NDArray[np.generic]) -> Ten
 
 
 def _head(spec: ModelSpec, weights: Weights, ops: Ops, dtype: torch.dtype) -> Model:
+    """A model without blocks that only makes outputs."""
     with torch.device("meta"):
-        model = Model(replace(spec, blocks=()), ops, all_logits=True)
-    if spec.vocab_size is not None and not spec.tied:
+        model = Model(spec, ops, all_logits=True)
+    if spec.vocab_size is not None:
         del model.embedding  # as large as the head, and not asked for
     materialize(model, weights, dtype)
     return model

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,8 @@ from .state import FloatArray, State, StateTable
 FORMAT = "xlstm-edge state"
 VERSIONS = {"float32": "2", "float16": "3"}  # what matrix memories are stored in -> version
 MATRIX, SCALE = ".C", ".scale"
-STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+STORED = {"F32": "<f4", "F16": "<f2"}
+Floats = NDArray[np.floating[Any]]
 # The largest number of a head is stored below 2**HALF_EXPONENT; a scale is no smaller than float32's normal numbers.
 HALF_EXPONENT, SMALLEST_EXPONENT = 15, -126
 METADATA = "__metadata__"
@@ -54,7 +55,7 @@ class _Tensor:
 
     @property
     def nbytes(self) -> int:
-        return prod(self.shape) * STORED[self.dtype].itemsize
+        return prod(self.shape) * np.dtype(STORED[self.dtype]).itemsize
 
 
 def write_snapshot(path: str | Path, state: State, *, source: str, tokens: int, dtype: str = "float32") -> None:
@@ -106,9 +107,9 @@ def read_snapshot(path: str | Path, table: StateTable, *, source: str) -> tuple[
     return state, tokens
 
 
-def _halved(state: State) -> dict[str, NDArray[np.floating]]:
+def _halved(state: State) -> dict[str, Floats]:
     """The state with its matrix memories in float16, each followed by its scales."""
-    arrays: dict[str, NDArray[np.floating]] = {}
+    arrays: dict[str, Floats] = {}
     for name, array in state.items():
         arrays[name] = array
         if name.endswith(MATRIX):
@@ -184,7 +185,7 @@ def _place(entry: Reader, tensor: _Tensor) -> int:
     return offsets[0]
 
 
-def _entry(array: NDArray[np.floating], begin: int) -> dict[str, object]:
+def _entry(array: Floats, begin: int) -> dict[str, object]:
     kind = {4: "F32", 2: "F16"}[array.itemsize]
     return {"dtype": kind, "shape": list(array.shape), "data_offsets": [begin, begin + array.nbytes]}
 
@@ -192,4 +193,5 @@ def _entry(array: NDArray[np.floating], begin: int) -> dict[str, object]:
 def _read_array(file: BinaryIO, begin: int, tensor: _Tensor) -> FloatArray:
     file.seek(begin)
     content = file.read(tensor.nbytes)
-    return np.frombuffer(content, STORED[tensor.dtype]).reshape(tensor.shape).astype(np.float32)
+    stored: Floats = np.frombuffer(content, STORED[tensor.dtype]).reshape(tensor.shape)
+    return stored.astype(np.float32)

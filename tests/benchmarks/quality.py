@@ -3,6 +3,7 @@
     python tests/benchmarks/quality.py DIR [--tokens 12000] [--plot size-kl.png]
     python tests/benchmarks/quality.py DIR --checkpoint CKPT      # its heldout.txt and calibration.txt lie beside it
     python tests/benchmarks/quality.py DIR --calibration-sizes    # KL over the tokens of a self-made calibration
+    python tests/benchmarks/quality.py DIR --snapshots            # KL of a stream that sleeps in float16 every 64 tokens
 
 `plain` is round-to-nearest without a search of the scales: what llama.cpp's Q4_0 does at blocks of 32.
 """
@@ -13,10 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 import xlstm_edge
-from xlstm_edge.evaluate import evaluate
+from xlstm_edge.evaluate import evaluate, log_softmax, read_ids
 from xlstm_edge.plots import plot_quality
 from xlstm_edge.progress import bars
 from xlstm_edge.tables import evaluate_table
@@ -42,6 +44,7 @@ EXPORTS: dict[str, dict[str, Any]] = {
     "int2": {"quantize": "int4", "block_size": 64, "keep": {"blocks.*": 2}},
 }
 PLAIN = {"plain-32": 32, "plain-256": 256}
+ASLEEP = 64  # tokens between two snapshots
 SIZES = (1024, 3072, 8192, 24_576, 49_152)
 
 
@@ -53,10 +56,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=12_000)
     parser.add_argument("--only", nargs="+", help="names of the exports to make")
     parser.add_argument("--calibration-sizes", action="store_true")
+    parser.add_argument("--snapshots", action="store_true")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path, help="write the results there, for examples/plots/draw.py")
     args = parser.parse_args()
     args.dir.mkdir(parents=True, exist_ok=True)
+    if args.snapshots:
+        snapshots(args.checkpoint, args.dir, args.tokens)
+        return
     exports = (
         {f"self-{n}": {"quantize": "int4", "calibration_tokens": n} for n in SIZES}
         if args.calibration_sizes
@@ -83,6 +90,22 @@ def main() -> None:
         Console().print(
             f"{path.name}: {row['bits_a_weight']:.2f} bits a quantized weight, {row['export_seconds'] or 0:.0f} s"
         )
+
+
+def snapshots(source: Path, folder: Path, tokens: int) -> None:
+    """Print bytes of both kinds of snapshots, and what float16 ones change in a stream of the float model."""
+    model = xlstm_edge.load(xlstm_edge.export(source, folder / "float32", force=True), threads=1)
+    ids, awake, sleeper = read_ids(model, source / "heldout.txt", tokens), model.session(), model.session()
+    kl, saved = np.empty(len(ids)), {dtype: folder / f"{dtype}.safetensors" for dtype in ("float32", "float16")}
+    for index, token in enumerate(ids.tolist()):
+        if index % ASLEEP == 0:
+            sleeper.save(saved["float16"], dtype="float16")
+            sleeper.load(saved["float16"])
+        wanted, got = log_softmax(awake.step(token)), log_softmax(sleeper.step(token))
+        kl[index] = float((np.exp(wanted) * (wanted - got)).sum())
+    awake.save(saved["float32"])
+    sizes = ", ".join(f"{dtype} {path.stat().st_size:,} bytes" for dtype, path in saved.items())
+    Console().print(f"{sizes}; KL {kl.mean():.1e}, 99 of 100 below {np.percentile(kl, 99):.1e}, {len(ids):,} tokens")
 
 
 def make(

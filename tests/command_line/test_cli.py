@@ -16,11 +16,12 @@ import numpy as np
 import onnx
 import pytest
 from rich.console import Console
+from safetensors.numpy import load_file
 
 from xlstm_edge import facade, run
-from xlstm_edge.bandwidth import bytes_per_token
 from xlstm_edge.bench import _summary
 from xlstm_edge.progress import until_done
+from xlstm_edge.roofline import bytes_per_token, products_per_token
 from xlstm_edge_runtime import GenerationOptions, Token, load
 
 from ..command import ROOT, Command, assert_nothing_written, assert_one_sentence
@@ -245,9 +246,20 @@ def test_bench_compares_and_goes_deep(shipped_bundle: Path, command: Command, tm
     bandwidth, needed = roof["read_bandwidth_bytes_per_second"], roof["bytes_per_token"]
     assert roof["share_of_bandwidth"] == pytest.approx(rate * needed / bandwidth)
     assert 1 / 20 < bandwidth / read_rate() < 20  # another unit is a factor of a thousand away
+    products, work = roof["products_per_second"], roof["products_per_token"]
+    assert roof["share_of_arithmetic"] == pytest.approx(rate * work / products)
+    assert 1 / 50 < products / product_rate() < 50
     assert (tmp_path / "depth.png").read_bytes().startswith(b"\x89PNG")
     assert_one_sentence(command("bench", shipped_bundle, "--depth", "deep"), 2)
     assert_one_sentence(command("bench", shipped_bundle, *words[:-1], "--plot", tmp_path / "x.png"), 2)
+
+
+def product_rate() -> float:
+    """Products a second of one thread that multiplies square matrices."""
+    square = np.ones((1024, 1024), np.float32)
+    begin = time.perf_counter()
+    assert (square @ square)[0, 0] == len(square)
+    return float(len(square)) ** 3 / (time.perf_counter() - begin)
 
 
 def read_rate() -> float:
@@ -276,6 +288,10 @@ def test_bytes_of_a_token_are_its_weights_and_twice_its_state(
     wanted = size if tied else size - embedding * (1 - 1 / model.output_width)
     weights = bytes_per_token(model) - 2 * sum(array.nbytes for array in model.session().state.values())
     assert abs(weights - wanted) <= 0.02 * embedding  # a row of integers is rounded up to whole groups
+    files = checkpoint_of(BY_NAME[name]).glob("*.safetensors")
+    multiplied = sum(array.size for file in files for array in load_file(file).values())
+    multiplied -= 0 if tied else model.output_width * model.manifest.model.width
+    assert products_per_token(model) == multiplied + 2 * sum(a.size for a in model.session().state.values())
 
 
 def test_an_existing_bundle_is_not_overwritten(

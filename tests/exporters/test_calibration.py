@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import xlstm_edge
 from xlstm_edge_exporters.bundle import write_graph
@@ -222,12 +223,19 @@ def test_what_another_export_left_is_not_used(checkpoint_of: CheckpointOf, tmp_p
 
 def test_a_damaged_remainder_is_made_again(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
     from xlstm_edge_exporters.quantize.scheme import Packed, Scheme
-    from xlstm_edge_exporters.quantize.store import Store, finished
+    from xlstm_edge_exporters.quantize.store import Store, finished, stored
+    from xlstm_edge_exporters.weights import Weight
 
+    def never() -> NDArray[np.float32]:
+        raise AssertionError("a finished tensor was read again")
+
+    matrix = Weight((3, 64), never)
     store, scheme = Store(tmp_path), Scheme(4, 32)
     good = Packed(np.ones((3, 2, 16), np.uint8), np.ones((3, 2), np.float32))
     store.save_packed("a", good)
     assert store.load_packed("a", 3, 64, scheme) is not None
+    for quantizer in (finished(store), stored(finished(store), store)):
+        assert np.array_equal(quantizer("a", matrix, scheme).data, good.data)
     for rows, columns, other in ((4, 64, scheme), (3, 65, scheme), (3, 64, Scheme(8, 32)), (3, 64, Scheme(4, 64))):
         assert store.load_packed("a", rows, columns, other) is None
     store.save("a", {"data": good.data.astype(np.float64), "scales": good.scales})
@@ -235,7 +243,7 @@ def test_a_damaged_remainder_is_made_again(checkpoint_of: CheckpointOf, tmp_path
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-40])
     assert store.load("a") is None
     with pytest.raises(InputError, match="expected the integers of a"):
-        finished(store)("a", np.zeros((3, 64), np.float32), scheme)
+        finished(store)("a", matrix, scheme)
 
 
 def test_a_checkpoint_s_own_text_is_used_where_it_is_named(tmp_path: Path, command: Command) -> None:

@@ -27,6 +27,9 @@ TRAINER_FILE = re.compile(
     r"(optimizers?|optim|schedulers?|sched|lr_schedulers?|rng_state|random_states|training_args|train_state|trainer_state|"
     r"scaler|grad_scaler|sampler|dataloader|zero_pp_rank)[._-].*"
 )
+# What Orbax, JAX's library, leaves in a checkpoint, and where a run of xlstm-jax has it.
+ORBAX = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt")
+ORBAX_PLACES = ("", "*/", "checkpoints/*/", "checkpoints/*/*/")
 STANDARD = ("model.safetensors", "model.safetensors.index.json")
 TWINS = ("pytorch_model.bin", "pytorch_model.bin.index.json")  # the same weights in the older format
 
@@ -118,6 +121,11 @@ def _choose(folder: Path, name: str | None) -> tuple[Path, tuple[Path, ...], str
 
 def _inner(folder: Path, name: str | None) -> tuple[Path, tuple[Path, ...], str | None, tuple[str, ...]]:
     """No weights here: a training run's folder as the Helibrunna trainer leaves it, or a reason to ask."""
+    if any(any(folder.glob(place + sign)) for place in ORBAX_PLACES for sign in ORBAX):
+        raise CheckpointError(
+            f"expected safetensors or a torch state dict, got an Orbax checkpoint of JAX in {shown(str(folder))}; convert it "
+            "with convert_mlstm_checkpoint_jax_to_torch_simple.py of the xlstm-jax repository, and export what that writes"
+        )
     inner = sorted(p for p in folder.glob("checkpoint-*") if p.is_dir())
     last = [p for p in inner if p.name.endswith("-last")]
     if len(last) == 1:

@@ -46,8 +46,8 @@ class Rounded(Parallel):
         count = -(-weight.shape[axis] // block_size)
         shape = (count, weight.shape[1]) if axis == 0 else (weight.shape[0], count)
         errors = torch.rand(shape, generator=torch.Generator().manual_seed(count), dtype=weight.dtype) * 2 - 1
-        wide = errors.repeat_interleave(block_size, axis).narrow(axis, 0, weight.shape[axis])
-        return weight * (1 + SHORT_STEP * wide)
+        wide = (1 + SHORT_STEP * errors).repeat_interleave(block_size, axis).narrow(axis, 0, weight.shape[axis])
+        return wide.mul_(weight)
 
     def _round(self, x: Tensor, weight: Tensor) -> Tensor:
         block_size = self.block_sizes.get(id(weight))

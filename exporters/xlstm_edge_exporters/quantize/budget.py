@@ -18,6 +18,7 @@ from ..checkpoints import Checkpoint
 from ..model import Model
 from ..ops.parallel import Parallel
 from ..reference import build, initial_state
+from ..weights import loaded
 from .orientation import as_canonical, as_matrix, matrix_shape
 from .plan import planned_bytes
 from .scheme import Scheme
@@ -75,7 +76,7 @@ def measure_costs(
     for index, (name, scheme) in enumerate(plan.items()):
         original = parameters[name].detach().clone()
         matrix = as_matrix(name, np.asarray(original))
-        restored = scheme.dequantize(round_searched(name, matrix, scheme), matrix.shape[1])
+        restored = scheme.dequantize(round_searched(name, loaded(matrix), scheme), matrix.shape[1])
         parameters[name].data.copy_(torch.from_numpy(as_canonical(name, restored)))
         got = _log_probabilities(model, inputs, state)
         costs[name] = float((expected.exp() * (expected - got)).sum(-1).mean())

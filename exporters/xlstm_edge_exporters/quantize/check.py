@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from xlstm_edge_runtime.errors import VerificationError
 
-from ..weights import FloatArray
+from ..weights import FloatArray, loaded
 from .orientation import as_matrix
 from .scheme import Packed, Scheme
 from .sources import round_searched
@@ -48,7 +48,7 @@ def beyond_limits(original: FloatArray, got: FloatArray, nearest: FloatArray, sc
 
 def within_limits(name: str, original: FloatArray, packed: Packed, scheme: Scheme) -> Packed:
     """GPTQ's integers of `original` (N, K); where its calibration led them too far, those of rounding to nearest."""
-    nearest, columns = round_searched(name, original, scheme), original.shape[1]
+    nearest, columns = round_searched(name, loaded(original), scheme), original.shape[1]
     got, rounded = (scheme.dequantize(one, columns) for one in (packed, nearest))
     rows: Flags = np.asarray(beyond_limits(original, got, rounded, scheme)[0].any(1))
     rows |= beyond_limits(original, np.where(rows[:, None], rounded, got), rounded, scheme)[
@@ -70,7 +70,7 @@ class WeightCheck:
         matrix, stored = as_matrix(name, original), as_matrix(name, got)
         blocks = scheme.to_blocks(matrix)
         errors, sizes = _squares(scheme.to_blocks(stored) - blocks), _squares(blocks)
-        nearest = scheme.dequantize(round_searched(name, matrix, scheme), matrix.shape[1])
+        nearest = scheme.dequantize(round_searched(name, loaded(matrix), scheme), matrix.shape[1])
         if self._calibrated:
             far, whole = beyond_limits(matrix, stored, nearest, scheme)
         else:

@@ -23,9 +23,9 @@ def gptq(matrix: FloatArray, hessian: Tensor, scheme: Scheme) -> Packed:
     columns = matrix.shape[1]
     scales = _scales(matrix, hessian, scheme)
     order = torch.argsort(torch.diagonal(hessian), descending=True)
-    column_scales = torch.from_numpy(scales).T.repeat_interleave(scheme.block_size, 0)[:columns][order]
-    weight = torch.from_numpy(np.array(matrix.T, np.float32, order="C"))[order]
-    integers = _round_columns(weight, _inverse_root(hessian, order), column_scales, scheme.zero_point)
+    root, by_block = _inverse_root(hessian, order), torch.from_numpy(np.ascontiguousarray(scales.T))
+    weight = torch.from_numpy(np.ascontiguousarray(matrix.T))[order]
+    integers = _round_columns(weight, root, by_block, order // scheme.block_size, scheme.zero_point)
     restored = torch.empty_like(integers)
     restored[order] = integers
     # Padding columns hold the integer that means 0; they meet no input.
@@ -39,12 +39,13 @@ def corrected(matrix: FloatArray, hessian: Tensor, cross: Tensor) -> FloatArray:
 
     `hessian` (K, K) is the sum of x x^T over the inputs x it gets, `cross` the sum of (w - x) x^T with w those of before.
     """
-    root = torch.linalg.cholesky(_damped(hessian.to(torch.float64), CORRECTION_DAMPING))
-    moved = torch.cholesky_solve(cross.T.to(torch.float64), root).T.to(
-        torch.float32
-    )  # (K, K): correction a unit of weight
-    original = torch.from_numpy(np.array(matrix, np.float32))
-    result: FloatArray = (original + original @ moved).numpy()
+    root = _factor(_damped(hessian, CORRECTION_DAMPING))
+    weight = torch.from_numpy(np.array(matrix, np.float32))
+    if len(matrix) < matrix.shape[1]:  # the side with less to solve first
+        change = torch.cholesky_solve((weight @ cross).T, root).T
+    else:
+        change = weight @ torch.cholesky_solve(cross.T, root).T
+    result: FloatArray = weight.add_(change).numpy()
     return result
 
 
@@ -55,37 +56,49 @@ def _scales(matrix: FloatArray, hessian: Tensor, scheme: Scheme) -> FloatArray:
 
 
 def _inverse_root(hessian: Tensor, order: Tensor) -> Tensor:
-    """U with U^T U the inverse of the damped Hessian, upper triangular, float32.
+    """U with U^T U the inverse of the damped Hessian, its rows and columns in this order, upper triangular, float32.
 
-    With the last row and column first, its Cholesky factor is upper triangular the other way round: H = R R^T, and U is
-    the inverse of R. That is half the work of inverting H and factoring the inverse.
+    With the last row and column first, a Cholesky factor L of H is one of the other kind the other way round, and so is its
+    inverse: U is the inverse of L turned back. That is half the work of inverting H and factoring the inverse.
     """
-    h = _damped(hessian.to(torch.float64)[order][:, order], DAMPING)
-    root = torch.linalg.cholesky(h.flip(0, 1)).flip(0, 1)
-    unit = torch.eye(len(h), dtype=h.dtype)
-    inverse: Tensor = torch.linalg.solve_triangular(root, unit, upper=True)
-    return inverse.to(torch.float32)
+    backwards = order.flip(0)
+    root = _factor(_damped(hessian[backwards][:, backwards], DAMPING))
+    inverse = torch.eye(len(root))
+    torch.linalg.solve_triangular(root, inverse, upper=False, out=inverse)
+    return inverse.flip(0, 1)
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    """The lower Cholesky factor, float32; by way of float64 where the matrix is too near to singular for float32."""
+    root: Tensor
+    root, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:
+        root = torch.linalg.cholesky(matrix.to(torch.float64)).to(torch.float32)
+    return root
 
 
 def _damped(hessian: Tensor, share: float) -> Tensor:
-    mean = torch.diagonal(hessian).mean().clamp_min(1e-12)
-    return hessian + torch.eye(len(hessian), dtype=hessian.dtype) * (share * mean)
+    """A copy with a share of the diagonal's mean added to the diagonal."""
+    damped = hessian.clone()
+    damped.diagonal().add_(share * torch.diagonal(hessian).mean().clamp_min(1e-12))
+    return damped
 
 
-def _round_columns(weight: Tensor, root: Tensor, scales: Tensor, zero_point: int) -> Tensor:
-    """Integers (K, N) uint8 of `weight` (K, N), whose rows are the matrix's columns and lie together in memory.
+def _round_columns(weight: Tensor, root: Tensor, scales: Tensor, blocks: Tensor, zero_point: int) -> Tensor:
+    """Integers (K, N) uint8 of `weight` (K, N), whose rows are the matrix's columns and lie together in memory; used up.
 
-    Errors inside a block of columns spread at once, beyond it once a block.
+    Row k is on the scales (N,) of block `blocks[k]`. Errors inside a block of columns spread at once, beyond it once a block.
     """
-    weight, columns = weight.clone(), len(weight)
+    columns = len(weight)
     integers = torch.empty(weight.shape, dtype=torch.uint8)
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
         errors = torch.empty(end - start, weight.shape[1])
         for j in range(start, end):
-            q = torch.clamp(torch.round(weight[j] / scales[j]), -zero_point, zero_point - 1)
+            scale, error = scales[blocks[j]], errors[j - start]
+            q = torch.clamp(torch.round(weight[j] / scale), -zero_point, zero_point - 1)
             integers[j] = (q + zero_point).to(torch.uint8)
-            errors[j - start] = (weight[j] - q * scales[j]) / root[j, j]
-            weight[j:end] -= root[j, j:end, None] * errors[j - start]
-        weight[end:] -= root[start:end, end:].T @ errors
+            torch.div(weight[j] - q * scale, root[j, j], out=error)
+            weight[j:end].addr_(root[j, j:end], error, alpha=-1)
+        weight[end:].addmm_(root[start:end, end:].T, errors, alpha=-1)
     return integers

@@ -8,12 +8,13 @@ side through the graph that onnxruntime runs, each from the zero state; the seed
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from xlstm_edge_runtime.errors import BundleError
 from xlstm_edge_runtime.opening import CPU, open_graph, session_options
 from xlstm_edge_runtime.progress import Progress, no_progress
-from xlstm_edge_runtime.state import StateTable
+from xlstm_edge_runtime.state import FloatArray, State, StateTable
 
 SEED = 20260410
 STREAM = 256  # tokens a stream, as many as a window of the calibration: more streams at once take fewer steps
@@ -35,26 +36,33 @@ def write_text(
     BundleError for logits that are not finite.
     """
     session = open_graph(graph, session_options(None), CPU)
-    rng = np.random.Generator(np.random.Philox(SEED))
-    name, names = session.get_inputs()[0].name, [node.name for node in session.get_outputs()]
+    rng, vocab = np.random.Generator(np.random.Philox(SEED)), session.get_outputs()[0].shape[-1]
     ids = np.full((streams, length), start or 0, np.int64)
     if start is None:
-        ids[:, 0] = rng.integers(0, session.get_outputs()[0].shape[-1], streams)
-    binding = session.io_binding()
-    for row, zero in zip(table, table.initial(streams).values(), strict=True):
-        binding.bind_cpu_input(row.input_name, row.split_heads(zero))
+        ids[:, 0] = rng.integers(0, vocab, streams)
+    token, logits = np.zeros((streams, 1), np.int64), np.zeros((streams, vocab), np.float32)
+    past, present = table.initial(streams), table.initial(streams)
+    turns = [_bound(session, table, token, logits, *pair) for pair in ((past, present), (present, past))]
     progress("writing text", 0, length)
     for position in range(1, length):
-        binding.bind_cpu_input(name, ids[:, position - 1 : position].copy())
-        for output in names:  # anew for each token: the old outputs are the inputs now
-            binding.bind_output(output)
-        session.run_with_iobinding(binding)
-        logits, *new = binding.get_outputs()
-        ids[:, position] = _sample(logits.numpy(), rng)
-        for row, value in zip(table, new, strict=True):
-            binding.bind_ortvalue_input(row.input_name, value)
+        token[:, 0] = ids[:, position - 1]
+        session.run_with_iobinding(turns[(position - 1) % 2])
+        ids[:, position] = _sample(logits, rng)
         progress("writing text", position + 1, length)
     return ids
+
+
+def _bound(
+    session: ort.InferenceSession, table: StateTable, token: Ids, logits: FloatArray, past: State, present: State
+) -> ort.IOBinding:
+    """A step from `past` to `present`: buffers that take turns, because new ones for each token would cost more than it."""
+    binding, (first, *_), (output, *_) = session.io_binding(), session.get_inputs(), session.get_outputs()
+    binding.bind_ortvalue_input(first.name, ort.OrtValue.ortvalue_from_numpy(token))
+    binding.bind_ortvalue_output(output.name, ort.OrtValue.ortvalue_from_numpy(logits))
+    for row in table:
+        binding.bind_ortvalue_input(row.input_name, ort.OrtValue.ortvalue_from_numpy(past[row.name]))
+        binding.bind_ortvalue_output(row.output_name, ort.OrtValue.ortvalue_from_numpy(present[row.name]))
+    return binding
 
 
 def _sample(logits: NDArray[np.float32], rng: np.random.Generator) -> Ids:
@@ -63,5 +71,6 @@ def _sample(logits: NDArray[np.float32], rng: np.random.Generator) -> Ids:
         raise BundleError(
             "expected finite logits of a model that writes its calibration text, got others; pass --calibrate FILE"
         )
-    drawn: Ids = (logits + rng.gumbel(size=logits.shape)).argmax(-1)
+    waits = np.maximum(rng.standard_exponential(logits.shape, np.float32), np.finfo(np.float32).tiny)
+    drawn: Ids = (logits - np.log(waits)).argmax(-1)
     return drawn

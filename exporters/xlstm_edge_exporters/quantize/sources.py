@@ -4,29 +4,30 @@ Data and scales of one matrix are asked for one after the other; the pair is mad
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..weights import FloatArray, Weights
-from .orientation import EMBEDDING, as_matrix
+from ..weights import Weight, Weights
+from .orientation import EMBEDDING, as_matrix, matrix_shape
 from .plan import Plan
 from .rewrite import DATA, SCALES, TABLE
 from .rounding import nearest_scales, round_to_blocks, suited_scales
 from .scheme import Packed, Scheme
 
-Quantizer = Callable[[str, FloatArray, Scheme], Packed]
+Quantizer = Callable[[str, Weight, Scheme], Packed]  # a matrix (N, K), read only where it is needed
 Load = Callable[[], NDArray[np.generic]]
 
 
-def round_searched(_name: str, matrix: FloatArray, scheme: Scheme) -> Packed:
+def round_searched(_name: str, matrix: Weight, scheme: Scheme) -> Packed:
     """Round to nearest on scales that were searched for the least squared error; 8 bits have nothing to gain from that."""
-    return round_to_blocks(matrix, scheme, suited_scales)
+    return round_to_blocks(matrix.load(), scheme, suited_scales)
 
 
-def round_to_nearest(_name: str, matrix: FloatArray, scheme: Scheme) -> Packed:
+def round_to_nearest(_name: str, matrix: Weight, scheme: Scheme) -> Packed:
     """The plainest method, for comparison."""
-    return round_to_blocks(matrix, scheme, nearest_scales)
+    return round_to_blocks(matrix.load(), scheme, nearest_scales)
 
 
 class Pair:
@@ -56,7 +57,7 @@ def quantized_sources(
     sources: dict[str, Load] = {}
     aliases: dict[str, str] = {}
     for name, scheme in plan.items():
-        pair = Pair(lambda name=name, scheme=scheme: quantizer(name, as_matrix(name, weights[name].load()), scheme))  # type: ignore[misc]
+        pair = Pair(partial(quantizer, name, _matrix(name, weights[name]), scheme))
         table_only = name == EMBEDDING and not tied
         if table_only:
             sources[name + TABLE] = _flat(pair)
@@ -66,6 +67,11 @@ def quantized_sources(
         if name == EMBEDDING and tied:
             aliases[name + TABLE] = name + DATA
     return sources, aliases
+
+
+def _matrix(name: str, weight: Weight) -> Weight:
+    """A canonical weight as (N, K)."""
+    return Weight(matrix_shape(name, weight.shape), lambda: as_matrix(name, weight.load()))
 
 
 def _flat(pair: Pair) -> Load:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xlstm_edge_runtime.errors import InputError
 from xlstm_edge_runtime.files import atomic_file
 
-from ..weights import FloatArray
+from ..weights import Weight
 from .scheme import Packed, Scheme
 from .sources import Quantizer
 
@@ -40,14 +40,7 @@ class Store:
         try:
             with self._path(name).open("rb") as file, np.load(file, allow_pickle=False) as found:
                 return {key: found[key] for key in found.files}
-        except (
-            OSError,
-            ValueError,
-            EOFError,
-            KeyError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-        ):  # what numpy and zipfile raise
+        except READ_ERRORS:
             return None
 
     def save_packed(self, name: str, packed: Packed) -> None:
@@ -72,7 +65,7 @@ class Store:
 def finished(store: Store) -> Quantizer:
     """What a calibration left in the store, which nothing may stand in for."""
 
-    def take(name: str, matrix: FloatArray, scheme: Scheme) -> Packed:
+    def take(name: str, matrix: Weight, scheme: Scheme) -> Packed:
         rows, columns = matrix.shape
         if (packed := store.load_packed(name, rows, columns, scheme)) is None:
             raise InputError(
@@ -86,7 +79,7 @@ def finished(store: Store) -> Quantizer:
 def stored(quantizer: Quantizer, store: Store) -> Quantizer:
     """The same quantizer, which takes what is in the store and keeps there what it makes."""
 
-    def quantize(name: str, matrix: FloatArray, scheme: Scheme) -> Packed:
+    def quantize(name: str, matrix: Weight, scheme: Scheme) -> Packed:
         rows, columns = matrix.shape
         packed = store.load_packed(name, rows, columns, scheme)
         if packed is None:

@@ -95,3 +95,15 @@ def test_links_that_leave_the_folder_are_refused(checkpoint_of: CheckpointOf, tm
         (folder / name).symlink_to(source / name)
         with pytest.raises(CheckpointError, match="leaves it"):
             open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["_CHECKPOINT_METADATA", "params/_METADATA", "checkpoints/checkpoint_95000/params/manifest.ocdbt"],
+)
+def test_jax_s_checkpoints_are_told_how_to_become_ours(place: str, tmp_path: Path, command: Command) -> None:
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_text("{}")
+    result = command("export", tmp_path, "-o", tmp_path / "bundle")
+    assert_one_sentence(result, 2)
+    assert "Orbax" in result.err and "convert_mlstm_checkpoint_jax_to_torch_simple.py" in result.err

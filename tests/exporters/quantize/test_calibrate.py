@@ -46,7 +46,7 @@ def test_gptq_keeps_quality_better_than_rounding_at_the_same_bytes(shipped_ids: 
         return outputs - np.logaddexp.reduce(outputs, axis=1, keepdims=True)
 
     expected = log_probabilities({})
-    rounded = {n: round_to_nearest(n, _matrix(n, weights[n].load()), scheme) for n, scheme in plan.items()}
+    rounded = {n: round_to_nearest(n, loaded(_matrix(n, weights[n].load())), scheme) for n, scheme in plan.items()}
     quantize_with_gptq(spec, weights, plan, calibration_batch(shipped_ids, 4096), store)
     calibrated = {name: store.load_packed(name, *matrix_shape(name, weights[name].shape), plan[name]) for name in plan}
     costs = [

@@ -15,6 +15,7 @@ from xlstm_edge_exporters.quantize.read import read_schemes, read_weights
 from xlstm_edge_exporters.quantize.scheme import Scheme
 from xlstm_edge_exporters.quantize.sources import round_searched, round_to_nearest
 from xlstm_edge_exporters.verify import _same_weights
+from xlstm_edge_exporters.weights import loaded
 from xlstm_edge_runtime.manifest import read_manifest
 
 from ...changed_bundles import change_tensor, edit_json, on, one_step_up, rehash, swapped, tensors
@@ -106,10 +107,11 @@ def test_a_poor_calibration_goes_no_further_than_verify_allows(bits: int) -> Non
     scheme = Scheme(bits, 32)
     matrix = rng.standard_normal((24, 100)).astype(np.float32)
     matrix[3, :32], matrix[4] = 0, 0
-    far = round_to_nearest("x", matrix * np.float32(1.4) + rng.standard_normal(matrix.shape).astype(np.float32), scheme)
-    mixed = round_to_nearest("x", matrix, scheme)
+    noise = rng.standard_normal(matrix.shape).astype(np.float32)
+    far = round_to_nearest("x", loaded(matrix * np.float32(1.4) + noise), scheme)
+    mixed = round_to_nearest("x", loaded(matrix), scheme)
     mixed.scales[7, 1] *= -3
-    nearest = round_searched("x", matrix, scheme)
+    nearest = round_searched("x", loaded(matrix), scheme)
     for packed in (far, mixed):
         kept = within_limits("x", matrix, packed, scheme)
         got, rounded = (scheme.dequantize(one, 100) for one in (kept, nearest))

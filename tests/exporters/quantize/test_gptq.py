@@ -9,6 +9,7 @@ import torch
 from xlstm_edge_exporters.quantize.gptq import corrected, gptq
 from xlstm_edge_exporters.quantize.scheme import Scheme
 from xlstm_edge_exporters.quantize.sources import round_searched
+from xlstm_edge_exporters.weights import loaded
 
 RNG = np.random.default_rng(0)
 
@@ -25,7 +26,7 @@ def test_gptq_beats_rounding_on_correlated_inputs(bits: int) -> None:
     def error(packed: Any) -> float:
         return float(((inputs @ scheme.dequantize(packed, columns).T - exact) ** 2).sum())
 
-    assert error(gptq(matrix, hessian, scheme)) < 0.6 * error(round_searched("w", matrix, scheme))
+    assert error(gptq(matrix, hessian, scheme)) < 0.6 * error(round_searched("w", loaded(matrix), scheme))
 
 
 def test_a_correction_makes_up_for_errors_of_the_inputs() -> None:

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from xlstm_edge_exporters.quantize.scheme import BITS, BLOCK_SIZES, BLOCK_SIZES_OF_2_BITS, Scheme
 from xlstm_edge_exporters.quantize.sources import round_searched, round_to_nearest
+from xlstm_edge_exporters.weights import loaded
 from xlstm_edge_runtime import InputError
 
 RNG = np.random.default_rng(0)
@@ -23,7 +24,7 @@ SCHEMES = [(bits, group) for bits in BITS for group in BLOCK_SIZES if bits != 2 
 def test_rounding_error_is_at_most_half_a_step(sizes: tuple[int, int], rows: int, columns: int, seed: int) -> None:
     bits, group = sizes
     scheme, matrix = Scheme(bits, group), np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float32)
-    packed = round_to_nearest("w", matrix, scheme)
+    packed = round_to_nearest("w", loaded(matrix), scheme)
     assert packed.data.shape == (rows, -(-columns // group), group * bits // 8)
     steps = np.repeat(np.abs(packed.scales), group, 1)[:, :columns]
     error = np.abs(scheme.dequantize(packed, columns) - matrix)
@@ -41,7 +42,7 @@ def test_packing_is_lossless(bits: int) -> None:
 
 
 def test_a_zero_matrix_stays_zero() -> None:
-    packed = round_to_nearest("w", np.zeros((2, 40), np.float32), Scheme(4, 32))
+    packed = round_to_nearest("w", loaded(np.zeros((2, 40), np.float32)), Scheme(4, 32))
     assert not Scheme(4, 32).dequantize(packed, 40).any()
 
 
@@ -50,7 +51,7 @@ def test_a_zero_matrix_stays_zero() -> None:
 def test_onnxruntime_reads_the_layout(bits: int, group: int, rows: int, columns: int) -> None:
     """The operator in full precision mode computes what `dequantize` says, also for a last group that is not full."""
     scheme, matrix = Scheme(bits, group), RNG.normal(size=(rows, columns)).astype(np.float32)
-    packed = round_to_nearest("w", matrix, scheme)
+    packed = round_to_nearest("w", loaded(matrix), scheme)
     x = RNG.normal(size=(2, columns)).astype(np.float32)
     node = helper.make_node(
         "MatMulNBits", ["x", "q", "s"], ["y"], domain="com.microsoft", K=columns, N=rows, bits=bits, block_size=group
@@ -70,7 +71,9 @@ def test_onnxruntime_reads_the_layout(bits: int, group: int, rows: int, columns:
 
 def test_searched_scales_beat_plain_ones() -> None:
     scheme, matrix = Scheme(4, 32), (RNG.normal(size=(64, 128)) ** 3).astype(np.float32)
-    plain, searched = (scheme.dequantize(f("w", matrix, scheme), 128) for f in (round_to_nearest, round_searched))
+    plain, searched = (
+        scheme.dequantize(f("w", loaded(matrix), scheme), 128) for f in (round_to_nearest, round_searched)
+    )
     assert ((searched - matrix) ** 2).sum() < 0.97 * ((plain - matrix) ** 2).sum()
 
 
