@@ -52,6 +52,7 @@ def bench_bundle(
     baseline = _baseline(model, against, compare, threads, prefix, weights)
     probes: list[Probe] = []
     if roofline:
+        facade.load_exporters()
         probes = [ReadProbe(threads or os.cpu_count() or 1), ProductProbe(model, threads)]
     runs, baseline_rates, roofs = [], [], []
     for index in range(repeat + 1):

@@ -48,10 +48,7 @@ class ProductProbe:
     """How fast the kernel of most of a bundle's products multiplies on `threads` threads when memory does not hold it up."""
 
     def __init__(self, model: Model, threads: int | None) -> None:
-        """Needs the packages of an export, to write a graph; DependencyError without them."""
-        from .facade import load_exporters  # noqa: PLC0415  # the facade plans exports with what is here
-
-        load_exporters()
+        """Writes a graph, for which the packages of an export must be there."""
         from xlstm_edge_exporters.one_product import write_product  # noqa: PLC0415  # loads torch
 
         schemes = Counter((t.bits, t.block_size) for t in model.manifest.quantization.tensors.values())

@@ -144,7 +144,9 @@ class FeedForwardLayer(nn.Module):
         """(B, T, D) -> (B, T, D)."""
         ops = self.ops
         gate, up = ops.split(ops.linear(u, self.gate_up.weight, self.gate_up.bias), [self.spec.width] * 2)
-        return ops.linear(ops.activation(gate, self.spec.activation) * up, self.down.weight, self.down.bias)
+        hidden = ops.activation(gate, self.spec.activation) * up
+        del gate, up  # the widest vectors of a block, and done with
+        return ops.linear(hidden, self.down.weight, self.down.bias)
 
 
 LAYERS = {UpMLSTM: UpMLSTMLayer, MLSTM: MLSTMLayer, SLSTM: SLSTMLayer}

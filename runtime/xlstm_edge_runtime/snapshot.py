@@ -55,6 +55,7 @@ class _Tensor:
 
     @property
     def nbytes(self) -> int:
+        """Bytes in the file."""
         return prod(self.shape) * np.dtype(STORED[self.dtype]).itemsize
 
 

@@ -5,7 +5,7 @@ rounded for the inputs it will really get, to the outputs it had in float, so la
 earlier ones. One block is in float in memory at a time, with its inputs; finished integers go to a store on the disk.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,17 +53,21 @@ class Quantizing(Parallel):
     `wanted` are the inputs that the same products had in float; `names` gives the canonical name of a weight's identity.
     """
 
-    def __init__(self, wanted: Sequence[Tensor], plan: Plan, names: Mapping[int, str], store: Store) -> None:
-        self._wanted, self._plan, self._names, self._store = iter(wanted), plan, names, store
+    def __init__(self, wanted: list[Tensor], plan: Plan, names: Mapping[int, str], store: Store) -> None:
+        """`wanted` is used up."""
+        self._wanted, self._plan, self._names, self._store = wanted, plan, names, store
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Quantize if planned, then compute."""
-        wanted, name = next(self._wanted), self._names[id(weight)]
+        """Quantize if planned, compute, and let go of the weight, which has no more use."""
+        wanted, name = self._wanted.pop(0), self._names[id(weight)]
         if (scheme := self._plan.get(name)) is not None:
             matrix = as_matrix(name, weight.numpy())
             packed = _quantized(name, matrix, wanted, x.reshape(-1, x.shape[-1]), scheme, self._store)
-            weight.copy_(torch.from_numpy(as_canonical(name, scheme.dequantize(packed, matrix.shape[1]))))
-        return super().linear(x, weight, bias)
+            del wanted, matrix
+            weight.copy_(torch.from_numpy(as_canonical(name, scheme.dequantize(packed, weight.shape[0]))))
+        result = super().linear(x, weight, bias)
+        weight.data = torch.empty(0)
+        return result
 
 
 def calibration_batch(inputs: NDArray[Any], tokens: int) -> NDArray[Any]:
@@ -113,6 +117,7 @@ def _quantized(name: str, matrix: FloatArray, wanted: Tensor, got: Tensor, schem
     if (packed := store.load_packed(name, rows, columns, scheme)) is None:
         hessian = got.T @ got
         packed = gptq(corrected(matrix, hessian, (wanted - got).T @ got), hessian, scheme)
+        del hessian
         packed = within_limits(name, matrix, packed, scheme)
         store.save_packed(name, packed)
     return packed

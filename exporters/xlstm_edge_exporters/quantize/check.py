@@ -13,6 +13,7 @@ from xlstm_edge_runtime.errors import VerificationError
 
 from ..weights import FloatArray, loaded
 from .orientation import as_matrix
+from .pieces import large_parts
 from .scheme import Packed, Scheme
 from .sources import round_searched
 
@@ -28,35 +29,51 @@ Squares = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 
-def beyond_limits(original: FloatArray, got: FloatArray, nearest: FloatArray, scheme: Scheme) -> tuple[Flags, bool]:
-    """(blocks (N, blocks) of a calibrated matrix that are further from the original's than may be, whether the whole is).
+class Limits:
+    """Judges a calibrated matrix, some rows at a time: its blocks and rows at once, the whole at the end."""
 
-    All matrices are (N, K) float32; `nearest` is what rounding to nearest makes of the original.
-    """
-    blocks, stored, rounded = (scheme.to_blocks(matrix) for matrix in (original, got, nearest))
-    sizes, errors, least = _squares(blocks), _squares(stored - blocks), _squares(rounded - blocks)
-    step = np.abs(blocks).max(-1).astype(np.float64) / scheme.zero_point
-    rounding = np.maximum(least, scheme.block_size * np.square(LEAST_ERROR * step))
-    allowed = np.minimum(BLOCK_RATIO**2 * rounding, BLOCK_ERROR[scheme.bits] ** 2 * sizes)
-    far: Flags = ~(errors <= np.maximum(allowed, (1 + SAME) * least))
-    far |= ~(errors.sum(1, keepdims=True) <= ROW_RATIO**2 * rounding.sum(1, keepdims=True))
-    gains = [float((np.asarray(g, np.float64) * blocks).sum()) for g in (stored, rounded)]
-    stretched = not abs(gains[0] - gains[1]) <= GAIN[scheme.bits] * float(sizes.sum())
-    worse = not errors.sum() <= TENSOR_RATIO**2 * rounding.sum()
-    return far, stretched or worse
+    def __init__(self, scheme: Scheme) -> None:
+        self._scheme = scheme
+        self._size = self._error = self._rounding = self._gain = self._rounded_gain = 0.0
+
+    def take(self, original: FloatArray, got: FloatArray, nearest: FloatArray) -> Flags:
+        """Blocks (rows, blocks) that are further from the original's than may be.
+
+        Matrices are (rows, K) float32; `nearest` is what rounding to nearest makes of the original.
+        """
+        scheme = self._scheme
+        blocks, stored, rounded = (scheme.to_blocks(matrix) for matrix in (original, got, nearest))
+        sizes, errors, least = _squares(blocks), _squares(stored - blocks), _squares(rounded - blocks)
+        step = np.abs(blocks).max(-1).astype(np.float64) / scheme.zero_point
+        rounding = np.maximum(least, scheme.block_size * np.square(LEAST_ERROR * step))
+        allowed = np.minimum(BLOCK_RATIO**2 * rounding, BLOCK_ERROR[scheme.bits] ** 2 * sizes)
+        far: Flags = ~(errors <= np.maximum(allowed, (1 + SAME) * least))
+        far |= ~(errors.sum(1, keepdims=True) <= ROW_RATIO**2 * rounding.sum(1, keepdims=True))
+        self._size += float(sizes.sum())
+        self._error += float(errors.sum())
+        self._rounding += float(rounding.sum())
+        self._gain += _product(stored, blocks)
+        self._rounded_gain += _product(rounded, blocks)
+        return far
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that was taken is stretched, or worse, as a whole."""
+        stretched = not abs(self._gain - self._rounded_gain) <= GAIN[self._scheme.bits] * self._size
+        return stretched or not self._error <= TENSOR_RATIO**2 * self._rounding
 
 
 def within_limits(name: str, original: FloatArray, packed: Packed, scheme: Scheme) -> Packed:
     """GPTQ's integers of `original` (N, K); where its calibration led them too far, those of rounding to nearest."""
-    nearest, columns = round_searched(name, loaded(original), scheme), original.shape[1]
-    got, rounded = (scheme.dequantize(one, columns) for one in (packed, nearest))
-    rows: Flags = np.asarray(beyond_limits(original, got, rounded, scheme)[0].any(1))
-    rows |= beyond_limits(original, np.where(rows[:, None], rounded, got), rounded, scheme)[
-        1
-    ]  # what is left as a whole
-    return Packed(
-        np.where(rows[:, None, None], nearest.data, packed.data), np.where(rows[:, None], nearest.scales, packed.scales)
-    )
+    nearest, (rows, columns) = round_searched(name, loaded(original), scheme), original.shape
+    data, scales, limits = packed.data.copy(), packed.scales.copy(), Limits(scheme)
+    for part in large_parts(rows, columns):
+        kept, other = Packed(data[part], scales[part]), Packed(nearest.data[part], nearest.scales[part])
+        got, rounded = (scheme.dequantize(one, columns) for one in (kept, other))
+        far = np.asarray(Limits(scheme).take(original[part], got, rounded).any(1))
+        got[far], kept.data[far], kept.scales[far] = rounded[far], other.data[far], other.scales[far]
+        limits.take(original[part], got, rounded)
+    return nearest if limits.whole else Packed(data, scales)
 
 
 class WeightCheck:
@@ -72,7 +89,8 @@ class WeightCheck:
         errors, sizes = _squares(scheme.to_blocks(stored) - blocks), _squares(blocks)
         nearest = scheme.dequantize(round_searched(name, loaded(matrix), scheme), matrix.shape[1])
         if self._calibrated:
-            far, whole = beyond_limits(matrix, stored, nearest, scheme)
+            limits = Limits(scheme)
+            far, whole = limits.take(matrix, stored, nearest), limits.whole
         else:
             least = _squares(scheme.to_blocks(nearest) - blocks)
             far, whole = ~(errors <= (1 + SAME) * least + 1e-12 * sizes.max()), False
@@ -87,6 +105,11 @@ class WeightCheck:
 
     def __str__(self) -> str:
         return f"every block as its bits allow, a tensor within {self._worst:.1%} (root mean square)"
+
+
+def _product(first: FloatArray, second: FloatArray) -> float:
+    """Sum of all products of two numbers in one place."""
+    return float(np.einsum("rbk,rbk->rb", first, second, dtype=np.float64).sum())
 
 
 def _squares(blocks: NDArray[np.floating]) -> Squares:

@@ -5,11 +5,17 @@ the layout that MatMulNBits reads) and the columns of largest activation first. 
 where it makes up for errors that its inputs already carry (Li et al., arXiv:2504.02692).
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from xlstm_edge_runtime.errors import InputError
+
 from ..weights import FloatArray
+from .pieces import large_parts
 from .rounding import search_scales
 from .scheme import Packed, Scheme
 
@@ -19,11 +25,26 @@ BLOCK = 32  # columns whose errors spread at once; few enough for them to stay i
 
 
 def gptq(matrix: FloatArray, hessian: Tensor, scheme: Scheme) -> Packed:
-    """Integers of `matrix` (N, K) that minimize the error of its outputs; `hessian` (K, K) = sum of x x^T over inputs."""
-    columns = matrix.shape[1]
-    scales = _scales(matrix, hessian, scheme)
+    """Integers of `matrix` (N, K) that minimize the error of its outputs; `hessian` (K, K) = sum of x x^T over inputs.
+
+    Rows do not depend on each other: some at a time, so that little memory is needed beside the Hessian.
+    """
+    rows, columns = matrix.shape
+    blocks = scheme.blocks_per_row(columns)
+    data = np.empty((rows, blocks, scheme.block_size * scheme.bits // 8), np.uint8)
+    scales = np.empty((rows, blocks), np.float32)
     order = torch.argsort(torch.diagonal(hessian), descending=True)
-    root, by_block = _inverse_root(hessian, order), torch.from_numpy(np.ascontiguousarray(scales.T))
+    root = _inverse_root(hessian, order)
+    for part in large_parts(rows, columns):
+        packed = _gptq_rows(matrix[part], torch.diagonal(hessian), root, order, scheme)
+        data[part], scales[part] = packed.data, packed.scales
+    return Packed(data, scales)
+
+
+def _gptq_rows(matrix: FloatArray, strength: Tensor, root: Tensor, order: Tensor, scheme: Scheme) -> Packed:
+    """The same for some rows; `strength` (K,) is the Hessian's diagonal, `root` and `order` those of `_inverse_root`."""
+    scales, columns = _scales(matrix, strength, scheme), matrix.shape[1]
+    by_block = torch.from_numpy(np.ascontiguousarray(scales.T))
     weight = torch.from_numpy(np.ascontiguousarray(matrix.T))[order]
     integers = _round_columns(weight, root, by_block, order // scheme.block_size, scheme.zero_point)
     restored = torch.empty_like(integers)
@@ -39,19 +60,30 @@ def corrected(matrix: FloatArray, hessian: Tensor, cross: Tensor) -> FloatArray:
 
     `hessian` (K, K) is the sum of x x^T over the inputs x it gets, `cross` the sum of (w - x) x^T with w those of before.
     """
-    root = _factor(_damped(hessian, CORRECTION_DAMPING))
-    weight = torch.from_numpy(np.array(matrix, np.float32))
-    if len(matrix) < matrix.shape[1]:  # the side with less to solve first
-        change = torch.cholesky_solve((weight @ cross).T, root).T
-    else:
-        change = weight @ torch.cholesky_solve(cross.T, root).T
-    result: FloatArray = weight.add_(change).numpy()
-    return result
+    rows, columns = matrix.shape
+    result = torch.from_numpy(np.array(matrix, np.float32))
+    if rows < columns:  # the side with less to solve first: what changes in each row, or a unit of weight of all rows
+        change = result @ cross
+        del cross  # as large as what comes next
+        return result.add_(_solved(hessian, change.T).T).numpy()
+    shared = _solved(hessian, cross.T.clone()).T
+    for part in large_parts(rows, columns):
+        result[part] += result[part] @ shared
+    return result.numpy()
 
 
-def _scales(matrix: FloatArray, hessian: Tensor, scheme: Scheme) -> FloatArray:
+def _solved(hessian: Tensor, right: Tensor) -> Tensor:
+    """The damped Hessian's inverse times `right` (K, M), in its place."""
+    with _damped(hessian, CORRECTION_DAMPING) as damped:
+        root = _factor(damped)
+    torch.linalg.solve_triangular(root, right, upper=False, out=right)
+    torch.linalg.solve_triangular(root.mT, right, upper=True, out=right)
+    return right
+
+
+def _scales(matrix: FloatArray, strength: Tensor, scheme: Scheme) -> FloatArray:
     """Searched scales, columns weighted by how strongly the calibration excites them."""
-    importance = torch.diagonal(hessian).numpy().astype(np.float32)
+    importance = strength.numpy().astype(np.float32)
     return search_scales(matrix, scheme, importance / max(float(importance.mean()), 1e-30))
 
 
@@ -62,26 +94,42 @@ def _inverse_root(hessian: Tensor, order: Tensor) -> Tensor:
     inverse: U is the inverse of L turned back. That is half the work of inverting H and factoring the inverse.
     """
     backwards = order.flip(0)
-    root = _factor(_damped(hessian[backwards][:, backwards], DAMPING))
+    with _damped(hessian[backwards[:, None], backwards], DAMPING) as damped:
+        root = _factor(damped)
+    del damped
     inverse = torch.eye(len(root))
     torch.linalg.solve_triangular(root, inverse, upper=False, out=inverse)
+    del root  # as large as what is made next
     return inverse.flip(0, 1)
 
 
 def _factor(matrix: Tensor) -> Tensor:
-    """The lower Cholesky factor, float32; by way of float64 where the matrix is too near to singular for float32."""
+    """The lower Cholesky factor, float32; by way of float64 where the matrix is too near to singular for float32.
+
+    InputError for one that is not positive definite at all: activations overflowed, or are no numbers.
+    """
     root: Tensor
     root, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
-        root = torch.linalg.cholesky(matrix.to(torch.float64)).to(torch.float32)
+        exact, failed = torch.linalg.cholesky_ex(matrix.to(torch.float64))
+        root = exact.to(torch.float32)
+    if failed:
+        raise InputError(
+            "expected activations to calibrate on that float32 holds, got others; pass --method rtn, which needs none"
+        )
     return root
 
 
-def _damped(hessian: Tensor, share: float) -> Tensor:
-    """A copy with a share of the diagonal's mean added to the diagonal."""
-    damped = hessian.clone()
-    damped.diagonal().add_(share * torch.diagonal(hessian).mean().clamp_min(1e-12))
-    return damped
+@contextlib.contextmanager
+def _damped(hessian: Tensor, share: float) -> Iterator[Tensor]:
+    """The matrix with a share of its diagonal's mean added to the diagonal, for a while: a copy would be as large."""
+    diagonal = torch.diagonal(hessian)
+    before = diagonal.clone()
+    try:
+        diagonal.add_(share * before.mean().clamp_min(1e-12))
+        yield hessian
+    finally:
+        diagonal.copy_(before)
 
 
 def _round_columns(weight: Tensor, root: Tensor, scales: Tensor, blocks: Tensor, zero_point: int) -> Tensor:

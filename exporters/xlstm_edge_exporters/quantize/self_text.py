@@ -6,9 +6,9 @@ side through the graph that onnxruntime runs, each from the zero state; the seed
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from xlstm_edge_runtime.errors import BundleError
@@ -52,16 +52,17 @@ def write_text(
     return ids
 
 
-def _bound(
-    session: ort.InferenceSession, table: StateTable, token: Ids, logits: FloatArray, past: State, present: State
-) -> ort.IOBinding:
-    """A step from `past` to `present`: buffers that take turns, because new ones for each token would cost more than it."""
+def _bound(session: Any, table: StateTable, token: Ids, logits: FloatArray, past: State, present: State) -> Any:
+    """A step from `past` to `present`: buffers that take turns, because new ones for each token would cost more than it.
+
+    The caller keeps them alive.
+    """
     binding, (first, *_), (output, *_) = session.io_binding(), session.get_inputs(), session.get_outputs()
-    binding.bind_ortvalue_input(first.name, ort.OrtValue.ortvalue_from_numpy(token))
-    binding.bind_ortvalue_output(output.name, ort.OrtValue.ortvalue_from_numpy(logits))
-    for row in table:
-        binding.bind_ortvalue_input(row.input_name, ort.OrtValue.ortvalue_from_numpy(past[row.name]))
-        binding.bind_ortvalue_output(row.output_name, ort.OrtValue.ortvalue_from_numpy(present[row.name]))
+    read = {first.name: token} | {row.input_name: past[row.name] for row in table}
+    written = {output.name: logits} | {row.output_name: present[row.name] for row in table}
+    for bind, arrays in ((binding.bind_input, read), (binding.bind_output, written)):
+        for name, array in arrays.items():
+            bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
     return binding
 
 

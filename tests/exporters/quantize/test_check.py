@@ -10,7 +10,8 @@ import pytest
 import xlstm_edge
 import xlstm_edge_runtime as xr
 from xlstm_edge_exporters.checkpoints import open_checkpoint
-from xlstm_edge_exporters.quantize.check import beyond_limits, within_limits
+from xlstm_edge_exporters.quantize import pieces
+from xlstm_edge_exporters.quantize.check import Limits, within_limits
 from xlstm_edge_exporters.quantize.read import read_schemes, read_weights
 from xlstm_edge_exporters.quantize.scheme import Scheme
 from xlstm_edge_exporters.quantize.sources import round_searched, round_to_nearest
@@ -102,7 +103,12 @@ def test_to_say_that_it_was_calibrated_excuses_nothing(
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_a_poor_calibration_goes_no_further_than_verify_allows(bits: int) -> None:
+@pytest.mark.parametrize("part", [pieces.LARGE_PIECE, 500])
+def test_a_poor_calibration_goes_no_further_than_verify_allows(
+    part: int, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one piece, or some rows at a time."""
+    monkeypatch.setattr(pieces, "LARGE_PIECE", part)
     rng = np.random.default_rng(bits)
     scheme = Scheme(bits, 32)
     matrix = rng.standard_normal((24, 100)).astype(np.float32)
@@ -115,8 +121,8 @@ def test_a_poor_calibration_goes_no_further_than_verify_allows(bits: int) -> Non
     for packed in (far, mixed):
         kept = within_limits("x", matrix, packed, scheme)
         got, rounded = (scheme.dequantize(one, 100) for one in (kept, nearest))
-        groups, whole = beyond_limits(matrix, got, rounded, scheme)
-        assert not groups.any()
-        assert not whole
+        limits = Limits(scheme)
+        assert not limits.take(matrix, got, rounded).any()
+        assert not limits.whole
     assert np.array_equal(kept.scales[8], mixed.scales[8])  # a row that was right stays
     assert not np.array_equal(kept.scales[7], mixed.scales[7])
