@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 SCHEMES = ("float32", "int8", "int4")
 RATE = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,3})?)(?:\s*GB(?:/s)?)?", re.IGNORECASE)
 GB = 1e9
-FIXED_MEMORY, TENSORS_AT_ONCE = 0.8 * GB, 3  # what an export takes beside its input: a bound that a test holds
+# What an export takes beside its input, rounded (a bound that a test holds) and calibrated.
+FIXED_MEMORY, CALIBRATION_MEMORY, TENSORS_AT_ONCE = 0.8 * GB, 1.3 * GB, 3
 RUNTIME_MEMORY = 0.4 * GB  # of a process beside the bundle
-# Seconds of an export on two cores of a shared Intel Xeon (2026-11): to start with, for each weight that is rounded, and for
-# each token of a calibration, with what each weight adds to it.
-START_SECONDS, ROUNDING_SECONDS, TOKEN_SECONDS, WEIGHT_SECONDS = 12.0, 60e-9, 2.3e-3, 2e-11
+# Seconds of an export on two cores of a shared Intel Xeon (2026-11): to start with and for each weight that is rounded; of a
+# calibration for each token, with what each weight adds to it, and for each weight.
+START_SECONDS, ROUNDING_SECONDS = 3.0, 75e-9
+TOKEN_SECONDS, WEIGHT_SECONDS, GPTQ_SECONDS = 1.2e-3, 1.8e-11, 2.1e-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +74,19 @@ def plan_export(checkpoint: "Checkpoint", *, bandwidth: str | None = None, devic
     state = spec.state_table().nbytes
     read = {scheme: _read(checkpoint, tensors) + 2 * state for scheme, tensors in sizes.items()}
     totals = {scheme: sum(tensors.values()) for scheme, tensors in sizes.items()}
-    largest = 4 * max(prod(weight.shape) for weight in checkpoint.weights.values())
     parameters = count_parameters(spec)
     rounded = START_SECONDS + ROUNDING_SECONDS * parameters
+    more_seconds, calibrated_memory = _calibration(checkpoint, parameters)
     return {
         "family": spec.family,
         "parameters": parameters,
         "bytes": totals,
         "state_bytes": state,
         "export": {
-            "seconds": rounded + _calibration_seconds(checkpoint, parameters),
+            "seconds": rounded + more_seconds,
             "seconds_rounded": rounded,
-            "memory": int(FIXED_MEMORY + TENSORS_AT_ONCE * largest),
+            "memory": int(max(calibrated_memory, _memory(checkpoint, FIXED_MEMORY))),
+            "memory_rounded": int(_memory(checkpoint, FIXED_MEMORY)),
         },
         "bandwidth": rate,
         "bandwidth_source": chosen.source if chosen else "given" if bandwidth else "measured here",
@@ -96,15 +99,21 @@ def plan_export(checkpoint: "Checkpoint", *, bandwidth: str | None = None, devic
     }
 
 
-def _calibration_seconds(checkpoint: "Checkpoint", parameters: int) -> float:
-    """What writing a text and learning from it add."""
-    from xlstm_edge_exporters.calibration import calibration_tokens  # noqa: PLC0415  # loads torch
+def _memory(checkpoint: "Checkpoint", fixed: float) -> float:
+    """Bytes of an export that takes so much whatever the model, and a few of its tensors at once."""
+    return fixed + TENSORS_AT_ONCE * 4 * max(prod(weight.shape) for weight in checkpoint.weights.values())
+
+
+def _calibration(checkpoint: "Checkpoint", parameters: int) -> tuple[float, float]:
+    """(seconds that writing a text and learning from it add, bytes of memory of such an export); none for stacks of vectors."""
+    from xlstm_edge_exporters.calibration import calibration_tokens, text_memory  # noqa: PLC0415  # loads torch
     from xlstm_edge_exporters.recipe import Recipe  # noqa: PLC0415  # same
 
     if checkpoint.spec.vocab_size is None:
-        return 0.0
+        return 0.0, 0.0
     tokens = calibration_tokens(checkpoint.spec, Recipe(quantize="int4"))
-    return tokens * (TOKEN_SECONDS + WEIGHT_SECONDS * parameters)
+    seconds = tokens * (TOKEN_SECONDS + WEIGHT_SECONDS * parameters) + GPTQ_SECONDS * parameters
+    return seconds, max(_memory(checkpoint, CALIBRATION_MEMORY), FIXED_MEMORY + text_memory(checkpoint, tokens))
 
 
 def _sizes(checkpoint: "Checkpoint", scheme: str) -> dict[str, int]:

@@ -66,7 +66,7 @@ def plan_lines(facts: Facts) -> list[str]:
     return [
         f"{facts['parameters']:,} parameters; state {human(facts['state_bytes'])} a session, whatever its length",
         f"export on two cores: int4 in about {export['seconds']:,.0f} s, rounded in {export['seconds_rounded']:,.0f} s",
-        f"memory of the export: at most {human(export['memory'])}",
+        f"memory of the export: int4 about {human(export['memory'])}, rounded at most {human(export['memory_rounded'])}",
         f"memory reads {facts['bandwidth'] / 1e9:.1f} GB/s ({facts['bandwidth_source']})",
         *facts["advice"],
     ]

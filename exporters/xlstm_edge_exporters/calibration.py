@@ -14,7 +14,8 @@ from .bundle import count_parameters, write_graph
 from .checkpoints import Checkpoint
 from .interface import GraphOptions, graph_states
 from .quantize.calibrate import calibration_batch
-from .quantize.plan import make_plan
+from .quantize.plan import make_plan, planned_bytes
+from .quantize.scheme import Scheme
 from .quantize.self_text import STREAM, write_text
 from .quantize.sources import round_searched
 from .quantize.store import Store
@@ -27,6 +28,7 @@ LONGEST_ID = 20  # digits
 TEXT = "calibration"  # in the store
 # More tokens help a small model, and cost a large one more than they give: see the table in the README.
 TOKENS, FEWEST_TOKENS, SMALL_MODEL = 24_576, 4_096, 50_000_000
+TEXT_BLOCK = 128  # weights of a block while the text is written: shorter ones take more memory
 LARGEST_STATES = 1_200_000_000  # bytes of all streams' states, old and new, while a model writes its text
 LARGEST_VECTORS = 1 << 30  # bytes of a .npy file
 
@@ -110,17 +112,35 @@ def _self_written(
     """Ids (streams, T) that the model writes; those of an interrupted export, if there are any."""
     if (found := store.load(TEXT)) is not None:
         return found["ids"].astype(np.int64)
-    options = GraphOptions(chunk=1)
-    small = count_parameters(checkpoint.spec) <= SMALL_MODEL
-    plan = None if small else make_plan(checkpoint.spec, checkpoint.weights, Recipe(quantize="int4", method="rtn"))
+    spec, options = checkpoint.spec, GraphOptions(chunk=1)
     progress("preparing text", 0, 0)
-    graph = write_graph(trace(checkpoint.spec, options), checkpoint, folder, plan=plan, quantizer=round_searched)
-    states, start = graph_states(checkpoint.spec, options), text.special.bos
-    streams = min(max(1, tokens // STREAM), max(1, LARGEST_STATES // (2 * states.nbytes)))
-    if start is not None and start >= (checkpoint.spec.vocab_size or 0):  # of a tokenizer larger than the model
+    plan = _text_plan(checkpoint)
+    graph = write_graph(trace(spec, options), checkpoint, folder, plan=plan, quantizer=round_searched)
+    streams, start = _streams(spec, tokens), text.special.bos
+    if start is not None and start >= (spec.vocab_size or 0):  # of a tokenizer larger than the model
         start = None
-    ids = write_text(graph, states, streams=streams, length=tokens // streams, start=start, progress=progress)
+    table = graph_states(spec, options)
+    ids = write_text(graph, table, streams=streams, length=tokens // streams, start=start, progress=progress)
     store.save(TEXT, {"ids": ids})
     for path in (graph, graph.with_name(weights_of(graph.name))):  # as large as the model, and done with
         path.unlink()
     return ids
+
+
+def text_memory(checkpoint: Checkpoint, tokens: int) -> int:
+    """Bytes that a model takes while it writes its text: weights as the kernels want them, and the states of all streams."""
+    shapes = {name: weight.shape for name, weight in checkpoint.weights.items()}
+    states = 2 * _streams(checkpoint.spec, tokens) * checkpoint.spec.state_table().nbytes
+    return planned_bytes(shapes, _text_plan(checkpoint)) + states
+
+
+def _text_plan(checkpoint: Checkpoint) -> dict[str, Scheme]:
+    """How a model's weights are rounded while it writes: not at all where float is fast enough."""
+    if count_parameters(checkpoint.spec) <= SMALL_MODEL:
+        return {}
+    return make_plan(checkpoint.spec, checkpoint.weights, Recipe(quantize="int4", method="rtn", block_size=TEXT_BLOCK))
+
+
+def _streams(spec: ModelSpec, tokens: int) -> int:
+    """How many streams write the text side by side: fewer where their states are large."""
+    return min(max(1, tokens // STREAM), max(1, LARGEST_STATES // (2 * spec.state_table().nbytes)))

@@ -195,15 +195,23 @@ def llama(folder: Path, shape: str, variant: str, threads: int, *options: object
 
 
 def measure(
-    path: Path, shape: str, variant: str, threads: int, rounds: int, peer: Path | None, depths: Sequence[int] = ()
+    path: Path,
+    shape: str,
+    variant: str,
+    threads: int,
+    rounds: int,
+    peer: Path | None,
+    depths: Sequence[int] = (),
+    prompt: bool = True,
 ) -> list[dict[str, Any]]:
     """Alternate ours and theirs; medians."""
     model = load(path, threads=threads)
     count = 200 if shape == "S" else 128  # 128 is what llama-bench generates when not told otherwise
-    jobs = {
+    jobs: dict[str, tuple[Callable[[], float], tuple[Any, ...]]] = {
         "decode": (partial(decode, model, count), ("-p", 0, "-n", count)),
-        "prompt 512": (partial(prefill, model, 512), ("-p", 512, "-n", 0)),
     }
+    if prompt:
+        jobs["prompt 512"] = (partial(prefill, model, 512), ("-p", 512, "-n", 0))
     for depth in depths:
         jobs[f"at {depth:,}"] = (partial(decode, model, count, depth), ("-p", 0, "-n", count, "-d", depth))
     rows = []
@@ -230,6 +238,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print one JSON document, for examples/plots/draw.py")
     parser.add_argument("--depths", nargs="*", type=int, default=[], help="decode also after this many tokens")
+    parser.add_argument("--no-prompt", action="store_true", help="leave out the prompts of 512 tokens")
     parser.add_argument("--tune", action="store_true", help="tune each bundle first, as a user would on a device")
     parser.add_argument("--python-share", action="store_true", help="print what Python adds to a step and stop")
     parser.add_argument("--nodes", action="store_true", help="print nodes a block and stop")
@@ -258,7 +267,8 @@ def main() -> None:
             if args.tune:
                 tune_bundle(path)
             for threads in args.threads:
-                for row in measure(path, shape, variant, threads, args.rounds, args.llama, args.depths):
+                prompt = not args.no_prompt
+                for row in measure(path, shape, variant, threads, args.rounds, args.llama, args.depths, prompt):
                     theirs = row.get("llama.cpp")
                     ratio = f"llama.cpp {theirs:8.1f}  ratio {row['ours'] / theirs:.2f}" if theirs else ""
                     line = (
