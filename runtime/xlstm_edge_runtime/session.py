@@ -242,7 +242,7 @@ class _Bound:
     def resize(self, length: int) -> None:
         """Bind inputs and output of a call with so many tokens; the state stays bound."""
         engine, graph = self._engine, self._engine.manifest.graph
-        self.length = length
+        self.length = 0  # what is cut short here, as by Ctrl-C, is done again
         if engine.takes_ids:
             self.inputs: NDArray[Any] = np.zeros((1, length), np.int64)
         else:
@@ -253,6 +253,7 @@ class _Bound:
         self.output.flags.writeable = False
         self._bind_input(graph.input, self.inputs)
         self._bind_output(graph.output, self._output)
+        self.length = length
 
     def run(self) -> None:
         """Execute; BundleError if the graph fails."""

@@ -77,12 +77,6 @@ class Scheme:
             data |= parts[..., place] << np.uint8(place * self.bits)
         return Packed(data, scales)
 
-    def unpack(self, data: Integers) -> Integers:
-        """The inverse of `pack`: (N, blocks, block_size) integers."""
-        shifts = np.arange(8 // self.bits, dtype=np.uint8) * self.bits
-        parts: Integers = (data[..., None] >> shifts) & np.uint8(2**self.bits - 1)
-        return parts.reshape(*data.shape[:2], self.block_size)
-
     def dequantize(self, packed: Packed, columns: int) -> FloatArray:
         """(N, K) float32 of what the integers mean."""
         rows, blocks = packed.scales.shape
