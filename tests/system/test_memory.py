@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from xlstm_edge_exporters.checkpoints.outline import describe_tensors
 
-CONFIG = {"model_type": "xlstm", "embedding_dim": 2048, "num_heads": 4, "num_blocks": 3, "vocab_size": 8192}
+CONFIG = {"model_type": "xlstm", "embedding_dim": 2048, "num_heads": 4, "num_blocks": 2, "vocab_size": 65536}
 # Prints what `plan` says, and the largest anonymous memory that the kernel counts during the export.
 PROGRAM = """
 import json, re, sys, threading, time
@@ -34,7 +34,7 @@ print(json.dumps([xlstm_edge.plan(sys.argv[1], bandwidth="20GB/s")["export"]["me
 
 @pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is counted by Linux")
 def test_an_export_takes_no_more_memory_than_planned(tmp_path: Path) -> None:
-    """The whole model would not fit into that."""
+    """Nor than the weights alone."""
     rng, folder = np.random.default_rng(0), tmp_path / "checkpoint"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -46,4 +46,5 @@ def test_an_export_takes_no_more_memory_than_planned(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, folder, tmp_path / "bundle"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     planned, taken = json.loads(done.stdout.splitlines()[-1])
-    assert taken <= planned < size + 300e6  # Python, torch and onnxruntime alone take more than that
+    assert taken <= planned
+    assert taken <= size  # with Python, torch and onnxruntime, which alone take 0.3 GB
