@@ -104,6 +104,11 @@ class Recipe:
                 f"expected a calibration for {self.method or 'gptq'} {self.quantize}, got none; leave --calibrate out for "
                 "text that the model writes itself"
             )
+        asked = self.calibrate not in (None, NONE) or self.calibration_tokens is not None
+        if asked and self.method == "rtn" and self.quantize != "mixed":
+            raise InputError(
+                "expected --method gptq with a calibration, got rtn, which learns nothing from it; leave out one of them"
+            )
         tokens = self.calibration_tokens
         if tokens is not None and not LEAST_TOKENS <= tokens <= MOST_TOKENS:
             raise InputError(

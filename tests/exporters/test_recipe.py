@@ -58,6 +58,8 @@ def test_a_recipe_reproduces_an_export(checkpoint_of: CheckpointOf, tmp_path: Pa
 BAD = {
     "gptq on nothing": ("--quantize", "int4", "--method", "gptq", "--calibrate", "none"),
     "mixed on nothing": ("--quantize", "mixed", "--calibrate", "none"),
+    "rounding on a text": ("--quantize", "int4", "--method", "rtn", "--calibrate", "self"),
+    "rounding on tokens": ("--quantize", "int8", "--method", "rtn", "--calibration-tokens", "512"),
     "too few tokens": ("--quantize", "int4", "--calibration-tokens", "8"),
     "tokens beyond reason": ("--quantize", "int4", "--calibration-tokens", "99999999"),
     "vectors for a language model": ("--quantize", "int4", "--calibrate", "nowhere.npy"),
