@@ -77,6 +77,7 @@ def plan_export(checkpoint: "Checkpoint", *, bandwidth: str | None = None, devic
     parameters = count_parameters(spec)
     rounded = START_SECONDS + ROUNDING_SECONDS * parameters
     more_seconds, calibrated_memory = _calibration(checkpoint, parameters)
+    rounded_memory = _memory(checkpoint, FIXED_MEMORY)
     return {
         "family": spec.family,
         "parameters": parameters,
@@ -85,8 +86,8 @@ def plan_export(checkpoint: "Checkpoint", *, bandwidth: str | None = None, devic
         "export": {
             "seconds": rounded + more_seconds,
             "seconds_rounded": rounded,
-            "memory": int(max(calibrated_memory, _memory(checkpoint, FIXED_MEMORY))),
-            "memory_rounded": int(_memory(checkpoint, FIXED_MEMORY)),
+            "memory": int(max(calibrated_memory, rounded_memory)),
+            "memory_rounded": int(rounded_memory),
         },
         "bandwidth": rate,
         "bandwidth_source": chosen.source if chosen else "given" if bandwidth else "measured here",

@@ -163,33 +163,36 @@ def _block_spec(config: Config, index: int, heads: int, shapes: Shapes) -> Block
     return Block(norm=rms, mixer=mixer, ffn_norm=rms, ffn=ffn)
 
 
-def _block_shapes(stored: Stored, index: int, width: int, heads: int, bias: bool) -> Shapes:
-    """Every tensor of one block; the free widths are read from the two output projections and the query."""
-    prefix = f"backbone.blocks.{index}."
-    layer, ffn = prefix + "mlstm_layer.", prefix + "ffn."
-    v, f = stored.shape(layer + "out_proj.weight", 2)[1], stored.shape(ffn + "proj_down.weight", 2)[1]
+def block_shapes(
+    prefix: str, *, width: int, heads: int, qk: int, v: int, ffn: int, bias: bool, fused: bool = False
+) -> Shapes:
+    """Every tensor of one block, its weights single or fused, by the names that begin with `prefix` in the files."""
+    layer, up = prefix + "mlstm_layer.", prefix + "ffn."
+    rows = {"qkv_opreact": 2 * qk + 2 * v} if fused else {"q": qk, "k": qk, "v": v, "ogate_preact": v}
+    gates = {"ifgate_preact": 2 * heads} if fused else {"igate_preact": heads, "fgate_preact": heads}
+    ups = {"proj_up_gate_z": 2 * ffn} if fused else {"proj_up_gate": ffn, "proj_up": ffn}
     shapes = biased(prefix + "norm_mlstm", (width,), bias) | biased(prefix + "norm_ffn", (width,), bias)
     shapes |= biased(layer + "multihead_norm", (v,), bias) | biased(layer + "out_proj", (width, v), bias)
-    shapes |= biased(ffn + "proj_down", (width, f), bias)
-    if layer + "qkv_opreact.weight" in stored:
-        rows = stored.shape(layer + "qkv_opreact.weight", 2)[0]
-        qk = (rows - 2 * v) // 2
-        shapes |= biased(layer + "qkv_opreact", (2 * qk + 2 * v, width), bias)
-        shapes |= biased(layer + "ifgate_preact", (2 * heads, width), True)
-        shapes |= biased(ffn + "proj_up_gate_z", (2 * f, width), bias)
-    else:
-        qk = stored.shape(layer + "q.weight", 2)[0]
-        for name, rows in (("q", qk), ("k", qk), ("v", v), ("ogate_preact", v)):
-            shapes |= biased(layer + name, (rows, width), bias)
-        for name in ("igate_preact", "fgate_preact"):
-            shapes |= biased(layer + name, (heads, width), True)
-        for name in ("proj_up_gate", "proj_up"):
-            shapes |= biased(ffn + name, (f, width), bias)
+    shapes |= biased(up + "proj_down", (width, ffn), bias)
+    for owner, sizes, has_bias in ((layer, rows, bias), (layer, gates, True), (up, ups, bias)):
+        for name, size in sizes.items():
+            shapes |= biased(owner + name, (size, width), has_bias)
+    return shapes
+
+
+def _block_shapes(stored: Stored, index: int, width: int, heads: int, bias: bool) -> Shapes:
+    """Those of a stored block; the free widths are read from the two output projections and the query."""
+    prefix = f"backbone.blocks.{index}."
+    layer = prefix + "mlstm_layer."
+    v, ffn = stored.shape(layer + "out_proj.weight", 2)[1], stored.shape(prefix + "ffn.proj_down.weight", 2)[1]
+    fused = layer + "qkv_opreact.weight" in stored
+    rows = stored.shape(layer + ("qkv_opreact.weight" if fused else "q.weight"), 2)[0]
+    qk = (rows - 2 * v) // 2 if fused else rows
     if qk <= 0 or qk % heads or v % heads:
         raise CheckpointError(
             f"expected q, k and v widths divisible by {heads} heads, got {qk} and {v}; use the config of this training"
         )
-    return shapes
+    return block_shapes(prefix, width=width, heads=heads, qk=qk, v=v, ffn=ffn, bias=bias, fused=fused)
 
 
 def _block_weights(stored: Stored, prefix: str, cap: float | None) -> dict[str, Weight]:

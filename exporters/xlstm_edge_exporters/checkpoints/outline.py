@@ -12,6 +12,7 @@ from xlstm_edge_runtime.errors import CheckpointError, shown
 
 from ..weights import FloatArray, Weight
 from .base import Config, Shapes, biased, flag, number, section
+from .large import block_shapes
 
 V1_SIGNS = ("mlstm_block", "slstm_block", "slstm_at")
 LARGEST_WIDTH, MOST_BLOCKS = 1 << 20, 4096
@@ -55,18 +56,7 @@ def _large(config: Config, *, hugging_face: bool) -> Shapes:
         shapes |= biased("backbone.out_norm", (width,), bias and not hugging_face)
     for index in range(count):
         prefix = f"backbone.blocks.{index}."
-        rows = {"q": qk, "k": qk, "v": v, "ogate_preact": v}
-        for name, size in rows.items():
-            shapes |= biased(f"{prefix}mlstm_layer.{name}", (size, width), bias)
-        for name in ("igate_preact", "fgate_preact"):
-            shapes |= biased(f"{prefix}mlstm_layer.{name}", (heads, width), True)
-        shapes |= biased(prefix + "mlstm_layer.multihead_norm", (v,), bias)
-        shapes |= biased(prefix + "mlstm_layer.out_proj", (width, v), bias)
-        for name in ("norm_mlstm", "norm_ffn"):
-            shapes |= biased(prefix + name, (width,), bias)
-        for name in ("proj_up_gate", "proj_up"):
-            shapes |= biased(f"{prefix}ffn.{name}", (ffn, width), bias)
-        shapes |= biased(prefix + "ffn.proj_down", (width, ffn), bias)
+        shapes |= block_shapes(prefix, width=width, heads=heads, qk=qk, v=v, ffn=ffn, bias=bias)
     return shapes
 
 

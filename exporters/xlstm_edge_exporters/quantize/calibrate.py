@@ -158,9 +158,9 @@ def _embed(table: FloatArray, ids: NDArray[np.int64]) -> Stream:
 
 def _quantize_table(spec: ModelSpec, weights: Weights, plan: Plan, stream: Stream) -> Packed:
     """The embedding; where it is the head as well, an error counts as much looked up as multiplied."""
-    table = weights[EMBEDDING].load()
     if not spec.tied:
         return round_searched(EMBEDDING, weights[EMBEDDING], plan[EMBEDDING])
+    table = weights[EMBEDDING].load()
     for index in range(len(spec.blocks)):
         stream = _run(spec, index, _block(spec, weights, index), Parallel(), stream)
     hidden = _final(spec, weights, stream)
