@@ -4,6 +4,7 @@ Medians with their spread, because machines are noisy; one warm-up before the re
 the original checkpoint in PyTorch) are measured in alternation.
 """
 
+import contextlib
 import os
 import platform
 import statistics
@@ -17,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from xlstm_edge_runtime import Model, Session, __version__, load
-from xlstm_edge_runtime.errors import InputError
+from xlstm_edge_runtime.errors import DependencyError, InputError
 from xlstm_edge_runtime.progress import Progress, no_progress
 
 from . import facade
@@ -50,10 +51,7 @@ def bench_bundle(
     """
     model, load_seconds = _load(bundle, threads, progress)
     baseline = _baseline(model, against, compare, threads, prefix, weights)
-    probes: list[Probe] = []
-    if roofline:
-        facade.load_exporters()
-        probes = [ReadProbe(threads or os.cpu_count() or 1), ProductProbe(model, threads)]
+    probes = _probes(model, threads) if roofline else []
     runs, baseline_rates, roofs = [], [], []
     for index in range(repeat + 1):
         progress("bench", index, repeat + 1)
@@ -208,17 +206,30 @@ def _baseline(
     return official_rate(Path(compare), threads, prefix=prefix, weights=weights)
 
 
-def _roofline(model: Model, rate: float, bandwidths: Sequence[float], products: Sequence[float]) -> dict[str, float]:
-    bandwidth, arithmetic = statistics.median(bandwidths), statistics.median(products)
-    needed, work = bytes_per_token(model), products_per_token(model)
-    return {
+def _probes(model: Model, threads: int | None) -> list[Probe]:
+    """What measures memory and, where the packages of an export are there to write a graph, arithmetic."""
+    probes: list[Probe] = [ReadProbe(threads or os.cpu_count() or 1)]
+    with contextlib.suppress(DependencyError):
+        facade.load_exporters()
+        probes.append(ProductProbe(model, threads))
+    return probes
+
+
+def _roofline(
+    model: Model, rate: float, bandwidths: Sequence[float], products: Sequence[float] = ()
+) -> dict[str, float]:
+    """Shares of what was measured; without `products` of the bandwidth alone."""
+    bandwidth, needed, work = statistics.median(bandwidths), bytes_per_token(model), products_per_token(model)
+    facts = {
         "read_bandwidth_bytes_per_second": bandwidth,
         "bytes_per_token": needed,
         "share_of_bandwidth": rate * needed / bandwidth,
-        "products_per_second": arithmetic,
         "products_per_token": work,
-        "share_of_arithmetic": rate * work / arithmetic,
     }
+    if products:
+        arithmetic = statistics.median(products)
+        facts |= {"products_per_second": arithmetic, "share_of_arithmetic": rate * work / arithmetic}
+    return facts
 
 
 def _percentiles(times: NDArray[np.float64]) -> dict[str, float]:

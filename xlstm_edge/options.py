@@ -47,7 +47,8 @@ SecondBundle = Annotated[Path | None, typer.Option(help="Alternate with a second
 Roofline = Annotated[
     bool,
     typer.Option(
-        "--roofline", help="Measure how fast memory and arithmetic are here, and the share of each that is used."
+        "--roofline",
+        help="Measure how fast memory is here and, with the export packages, arithmetic; and the share used.",
     ),
 ]
 DepthPlot = Annotated[

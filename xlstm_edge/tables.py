@@ -137,8 +137,9 @@ def bench_table(result: dict[str, Any]) -> Table:
         bandwidth = f"of {human(roof['read_bandwidth_bytes_per_second'])}/s read bandwidth"
         table.add_row("share of read bandwidth", f"{roof['share_of_bandwidth']:.0%}", "", bandwidth)
         table.add_row("bytes read a token", human(roof["bytes_per_token"]))
-        arithmetic = f"of {roof['products_per_second'] / 1e9:,.0f} billion products/s"
-        table.add_row("share of arithmetic", f"{roof['share_of_arithmetic']:.0%}", "", arithmetic)
+        if "share_of_arithmetic" in roof:
+            arithmetic = f"of {roof['products_per_second'] / 1e9:,.0f} billion products/s"
+            table.add_row("share of arithmetic", f"{roof['share_of_arithmetic']:.0%}", "", arithmetic)
         table.add_row("products a token", f"{roof['products_per_token'] / 1e6:,.1f} million")
     for name, value in (
         ("load, s", f"{result['load_seconds']:.2f}"),

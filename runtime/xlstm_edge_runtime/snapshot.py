@@ -64,7 +64,7 @@ def write_snapshot(path: str | Path, state: State, *, source: str, tokens: int, 
 
     `dtype` is what matrix memories are stored in, float32 or float16; InputError for another.
     """
-    if dtype not in VERSIONS:
+    if not isinstance(dtype, str) or dtype not in VERSIONS:
         raise InputError(f"expected a snapshot in {' or '.join(VERSIONS)}, got {shown(dtype)}; choose one of them")
     metadata = {"format": FORMAT, "version": VERSIONS[dtype], "source": source, "tokens": str(tokens)}
     arrays = _halved(state) if dtype == "float16" else dict(state)

@@ -19,10 +19,11 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from xlstm_edge import facade, run
-from xlstm_edge.bench import _summary
+from xlstm_edge.bench import _summary, bench_bundle
 from xlstm_edge.progress import until_done
 from xlstm_edge.roofline import bytes_per_token, products_per_token
-from xlstm_edge_runtime import GenerationOptions, Token, load
+from xlstm_edge.tables import bench_table
+from xlstm_edge_runtime import DependencyError, GenerationOptions, Token, load
 
 from ..command import ROOT, Command, assert_nothing_written, assert_one_sentence
 from ..conftest import BY_NAME, SHIPPED
@@ -252,6 +253,19 @@ def test_bench_compares_and_goes_deep(shipped_bundle: Path, command: Command, tm
     assert (tmp_path / "depth.png").read_bytes().startswith(b"\x89PNG")
     assert_one_sentence(command("bench", shipped_bundle, "--depth", "deep"), 2)
     assert_one_sentence(command("bench", shipped_bundle, *words[:-1], "--plot", tmp_path / "x.png"), 2)
+
+
+def test_the_roofline_of_a_device_has_the_memory_s_share(shipped_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torch there is nothing to write a graph of a product with."""
+
+    def without() -> None:
+        raise DependencyError("expected the package torch, got none; install it")
+
+    monkeypatch.setattr(facade, "load_exporters", without)
+    found = bench_bundle(shipped_bundle, threads=1, prompt=4, generate=4, repeat=1, roofline=True)
+    assert found["roofline"]["share_of_bandwidth"] > 0
+    assert "share_of_arithmetic" not in found["roofline"]
+    assert any(cell == "share of read bandwidth" for cell in bench_table(found).columns[0].cells)
 
 
 def product_rate() -> float:

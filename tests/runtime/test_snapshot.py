@@ -86,9 +86,10 @@ def test_float16_takes_numbers_of_any_size(size: float, model: xr.Model, tmp_pat
     assert all(np.allclose(read[name], array, rtol=2.0**-11, atol=1e-38) for name, array in state.items())
 
 
-def test_snapshots_of_another_dtype_are_refused(model: xr.Model, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float8", "", None, 16, np.float16, ["float16"], {}])
+def test_snapshots_of_another_dtype_are_refused(dtype: Any, model: xr.Model, tmp_path: Path) -> None:
     with pytest.raises(xr.InputError, match="float32 or float16"):
-        model.session().save(tmp_path / "state", dtype="float8")
+        model.session().save(tmp_path / "state", dtype=dtype)
     assert list(tmp_path.iterdir()) == []
 
 
