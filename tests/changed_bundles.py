@@ -116,3 +116,33 @@ def without_a_bias(folder: Path) -> None:
         del node.input[3:]
 
     change_graph(folder, change)
+
+
+def reads_late(folder: Path) -> None:
+    """Let the graph of the case lm-mixed read its old memory once more, after the new one was written."""
+
+    def change(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        last = (
+            graph.node[-1] if "logits" in graph.node[-1].output else next(n for n in graph.node if "logits" in n.output)
+        )
+        last.output[list(last.output).index("logits")] = "logits_before"
+        add = onnx.helper.make_node
+        graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 3], np.int64), "late_axes"))
+        graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "late_zero"))
+        graph.node.extend(
+            [
+                # needs the logits, so it cannot run before them, and sums the old memory
+                add("Gather", ["logits_before", "late_zero"], ["late_column"], axis=1),
+                add("Mul", ["late_column", "late_column"], ["late_square"]),
+                add("Reshape", ["late_square", "late_shape"], ["late_gate"]),
+                add("Mul", ["past.blocks.0.C", "late_gate"], ["late_memory"]),
+                add("ReduceMean", ["late_memory", "late_axes"], ["late_sum"], keepdims=0),
+                add("Unsqueeze", ["late_sum", "late_one"], ["late_sums"]),
+                add("Add", ["logits_before", "late_sums"], ["logits"]),
+            ]
+        )
+        graph.initializer.append(numpy_helper.from_array(np.array([-1, 1, 1, 1], np.int64), "late_shape"))
+        graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "late_one"))
+
+    change_graph(folder, change)

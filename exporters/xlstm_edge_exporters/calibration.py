@@ -17,7 +17,7 @@ from .quantize.calibrate import calibration_batch
 from .quantize.plan import make_plan, planned_bytes
 from .quantize.scheme import Scheme
 from .quantize.self_text import STREAM, write_text
-from .quantize.sources import round_searched
+from .quantize.sources import round_to_nearest
 from .quantize.store import Store
 from .recipe import SELF, Recipe, is_vectors, read_calibration
 from .spec import ModelSpec
@@ -29,7 +29,7 @@ TEXT = "calibration"  # in the store
 # More tokens help a small model, and cost a large one more than they give: see the table in the README.
 TOKENS, FEWEST_TOKENS, SMALL_MODEL = 24_576, 4_096, 50_000_000
 TEXT_BLOCK = 128  # weights of a block while the text is written: shorter ones take more memory
-LARGEST_STATES = 1_200_000_000  # bytes of all streams' states, old and new, while a model writes its text
+LARGEST_STATES = 600_000_000  # bytes of all streams' states while a model writes its text
 LARGEST_VECTORS = 1 << 30  # bytes of a .npy file
 
 
@@ -48,7 +48,7 @@ def calibration_inputs(
     calibration, tokens = recipe.calibration, calibration_tokens(checkpoint.spec, recipe)
     assert calibration is not None  # asked for only where there is one
     if calibration == SELF:
-        return calibration_batch(_self_written(checkpoint, tokens, text, folder, store, progress).reshape(-1), tokens)
+        return calibration_batch(_self_written(checkpoint, recipe, text, folder, store, progress).reshape(-1), tokens)
     if checkpoint.spec.vocab_size is None:
         return calibration_batch(read_vectors(Path(calibration), checkpoint.spec.width), tokens)
     if is_vectors(calibration):
@@ -107,15 +107,19 @@ def read_vectors(path: Path, width: int) -> NDArray[np.float32]:
 
 
 def _self_written(
-    checkpoint: Checkpoint, tokens: int, text: TextAssets, folder: Path, store: Store, progress: Progress
+    checkpoint: Checkpoint, recipe: Recipe, text: TextAssets, folder: Path, store: Store, progress: Progress
 ) -> NDArray[np.int64]:
-    """Ids (streams, T) that the model writes; those of an interrupted export, if there are any."""
+    """Ids (streams, T) that the model writes; those of an interrupted export, if there are any.
+
+    It writes with plainly rounded weights: the text is as good to learn from as that of the float model, as measured.
+    """
     if (found := store.load(TEXT)) is not None:
         return found["ids"].astype(np.int64)
-    spec, options = checkpoint.spec, GraphOptions(chunk=1)
+    spec, options = checkpoint.spec, GraphOptions(chunk=recipe.chunk)  # of the bundle, so that it is traced once
+    tokens = calibration_tokens(spec, recipe)
     progress("preparing text", 0, 0)
     plan = _text_plan(checkpoint)
-    graph = write_graph(trace(spec, options), checkpoint, folder, plan=plan, quantizer=round_searched)
+    graph = write_graph(trace(spec, options), checkpoint, folder, plan=plan, quantizer=round_to_nearest)
     streams, start = _streams(spec, tokens), text.special.bos
     if start is not None and start >= (spec.vocab_size or 0):  # of a tokenizer larger than the model
         start = None
@@ -130,17 +134,15 @@ def _self_written(
 def text_memory(checkpoint: Checkpoint, tokens: int) -> int:
     """Bytes that a model takes while it writes its text: weights as the kernels want them, and the states of all streams."""
     shapes = {name: weight.shape for name, weight in checkpoint.weights.items()}
-    states = 2 * _streams(checkpoint.spec, tokens) * checkpoint.spec.state_table().nbytes
+    states = _streams(checkpoint.spec, tokens) * checkpoint.spec.state_table().nbytes
     return planned_bytes(shapes, _text_plan(checkpoint)) + states
 
 
 def _text_plan(checkpoint: Checkpoint) -> dict[str, Scheme]:
-    """How a model's weights are rounded while it writes: not at all where float is fast enough."""
-    if count_parameters(checkpoint.spec) <= SMALL_MODEL:
-        return {}
+    """How a model's weights are rounded while it writes."""
     return make_plan(checkpoint.spec, checkpoint.weights, Recipe(quantize="int4", method="rtn", block_size=TEXT_BLOCK))
 
 
 def _streams(spec: ModelSpec, tokens: int) -> int:
     """How many streams write the text side by side: fewer where their states are large."""
-    return min(max(1, tokens // STREAM), max(1, LARGEST_STATES // (2 * spec.state_table().nbytes)))
+    return min(max(1, tokens // STREAM), max(1, LARGEST_STATES // spec.state_table().nbytes))

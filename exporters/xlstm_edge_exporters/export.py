@@ -91,7 +91,7 @@ def _quantized(
         )
     if recipe.chosen_method != "gptq":
         return plan, rounded
-    quantize_with_gptq(checkpoint.spec, checkpoint.weights, plan, inputs, store, progress=progress)
+    quantize_with_gptq(checkpoint.spec, checkpoint.weights, plan, inputs, store, resume=resume, progress=progress)
     return plan, finished(store)
 
 

@@ -19,7 +19,7 @@ from .ops import Ops
 from .ops.parallel import Parallel
 from .ops.reference import Reference
 from .ops.rounded import Rounded
-from .spec import ModelSpec
+from .spec import Block, ModelSpec
 from .weights import Weights, loaded
 
 HEAD_ROWS = 4096  # of the head in memory at once, in whatever float
@@ -187,6 +187,12 @@ def initial_state(spec: ModelSpec, dtype: torch.dtype, batch: int = 1) -> dict[s
     return {name: torch.from_numpy(array).to(dtype) for name, array in spec.state_table().initial(batch).items()}
 
 
+def block_state(block: Block, dtype: torch.dtype, batch: int = 1) -> dict[str, Tensor]:
+    """The zero state of one block, names without its prefix; the sequences of a batch share its memory."""
+    rows = (row for row in block.mixer.states() if 0 not in row.shape)
+    return {row.name: torch.full((1, *row.shape), row.initial, dtype=dtype).expand(batch, *row.shape) for row in rows}
+
+
 def build(
     spec: ModelSpec,
     weights: Weights,
@@ -211,9 +217,7 @@ def _block(spec: ModelSpec, weights: Weights, index: int, ops: Ops, dtype: torch
 
 def _run_block(spec: ModelSpec, index: int, block: BlockModule, stream: Stream) -> tuple[Stream, dict[str, Tensor]]:
     """The stream after a block from the zero state, and the block's own state."""
-    rows = (row for row in spec.blocks[index].mixer.states() if 0 not in row.shape)
-    zero = {row.name: torch.full((1, *row.shape), row.initial, dtype=stream[0].dtype) for row in rows}
-    x, delta, new = block(*stream, zero)
+    x, delta, new = block(*stream, block_state(spec.blocks[index], stream[0].dtype))
     return (x, delta), new
 
 

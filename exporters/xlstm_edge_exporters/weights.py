@@ -42,7 +42,7 @@ class Weight:
         """Permute the axes (reverse them without arguments) and make the result contiguous."""
         order = axes or tuple(reversed(range(len(self.shape))))
         shape = tuple(self.shape[axis] for axis in order)
-        return Weight(shape, lambda: np.ascontiguousarray(self.load().transpose(order)))
+        return Weight(shape, lambda: permuted(self.load(), order))
 
     def scale_rows(self, factors: "Weight") -> "Weight":
         """Multiply row r of a matrix by factors[r]."""
@@ -79,6 +79,12 @@ def stack(weights: Sequence[Weight], axis: int) -> Weight:
 def ones(*shape: int) -> Weight:
     """A weight that the checkpoint leaves out because it is 1."""
     return Weight(shape, lambda: np.ones(shape, np.float32))
+
+
+def permuted(array: FloatArray, order: Sequence[int]) -> FloatArray:
+    """The axes in another order, contiguous; PyTorch copies on all cores, and as caches like it."""
+    result: FloatArray = torch.from_numpy(array).permute(*order).contiguous().numpy()
+    return result
 
 
 def loaded(array: FloatArray) -> Weight:

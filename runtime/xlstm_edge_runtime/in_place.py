@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .engine import Engine
 from .session import Session
+from .state import StateTable
 
 STEPS = 4
 
@@ -22,7 +23,7 @@ def prove_in_place(engine: Engine) -> frozenset[str]:
     The trial starts where every tensor of the state counts, runs a few tokens both ways, and compares every output and
     state bit by bit.
     """
-    candidates, before = in_place_candidates(engine), engine.in_place
+    candidates, before = in_place_candidates(engine.manifest.state), engine.in_place
     try:
         engine.in_place = frozenset()
         plain = _trial(engine)
@@ -34,21 +35,21 @@ def prove_in_place(engine: Engine) -> frozenset[str]:
     return candidates if same else frozenset()
 
 
-def in_place_candidates(engine: Engine) -> frozenset[str]:
+def in_place_candidates(table: StateTable) -> frozenset[str]:
     """Every state tensor but those of sLSTM cells, which read their last output after the new one could be there."""
-    names = {row.name for row in engine.manifest.state}
+    names = {row.name for row in table}
     return frozenset(name for name in names if f"{name.rpartition('.')[0]}.y" not in names)
 
 
 def _trial(engine: Engine) -> list[NDArray[np.float32]]:
     """Outputs and the last state of a few tokens that follow a state without zeros."""
     session = Session(engine)
-    session._set_state({row.name: _filled((1, *row.graph_shape)) for row in engine.manifest.state}, 0)
+    session._set_state({row.name: filled((1, *row.graph_shape)) for row in engine.manifest.state}, 0)
     outputs = [np.array(session.prefill(token[None])) for token in example_tokens(engine, STEPS)]
     return [*outputs, *session.state.values()]
 
 
-def _filled(shape: tuple[int, ...]) -> NDArray[np.float32]:
+def filled(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Positive numbers up to a half, all different near each other: no normalizer is 0 and no exponential large."""
     numbers = np.cos(np.arange(int(np.prod(shape)), dtype=np.float32))
     filled: NDArray[np.float32] = (0.26 + 0.24 * numbers).astype(np.float32).reshape(shape)

@@ -59,7 +59,7 @@ def open_model(folder: Path, manifest: Manifest, tuning: Tuning | None, settings
     model.tuning = tuning
     model.chunk = manifest.graph.chunk if tuning is None else tuning.chunk
     if tuning is not None and is_tuned_for(tuning, settings):
-        model.in_place = in_place_candidates(model) if tuning.in_place else frozenset()
+        model.in_place = in_place_candidates(manifest.state) if tuning.in_place else frozenset()
     else:
         model.in_place = prove_in_place(model)
     return model

@@ -17,13 +17,17 @@ from xlstm_edge_exporters.interface import GraphOptions, graph_states
 from xlstm_edge_exporters.quantize.orientation import matrix_shape
 from xlstm_edge_exporters.quantize.plan import make_plan
 from xlstm_edge_exporters.quantize.scheme import Packed
-from xlstm_edge_exporters.quantize.self_text import write_text
+from xlstm_edge_exporters.quantize.self_text import write_text, written_in_place
 from xlstm_edge_exporters.quantize.store import Store
 from xlstm_edge_exporters.recipe import Recipe
 from xlstm_edge_exporters.reference import run_reference
 from xlstm_edge_exporters.trace import trace
 from xlstm_edge_runtime import InputError
+from xlstm_edge_runtime.in_place import in_place_candidates
+from xlstm_edge_runtime.manifest import read_manifest
+from xlstm_edge_runtime.opening import CPU, open_graph, session_options
 
+from ..changed_bundles import reads_late
 from ..command import Command, assert_nothing_written, assert_one_sentence
 from ..conftest import BY_NAME, SHIPPED, sequence_for
 from ..oracles.cases import Case
@@ -59,6 +63,25 @@ def test_without_a_start_token_streams_begin_differently(opened: Callable[[Case]
     graph = write_graph(trace(checkpoint.spec, options), checkpoint, tmp_path)
     ids = write_text(graph, graph_states(checkpoint.spec, options), streams=30, length=2, start=None)
     assert len(set(ids[:, 0])) > 10
+
+
+def test_a_model_writes_over_its_states_where_that_changes_nothing(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    plain = open_graph(bundle / "model.onnx", session_options(1), CPU)
+    assert written_in_place(plain, manifest.state) == in_place_candidates(manifest.state) != set()
+    reads_late(bundle)
+    assert written_in_place(open_graph(bundle / "model.onnx", session_options(1), CPU), manifest.state) == set()
+
+
+def test_what_is_written_in_place_is_what_two_buffers_give(
+    opened: Callable[[Case], Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, options = opened(BY_NAME["lm-mixed"]), GraphOptions()
+    graph = write_graph(trace(checkpoint.spec, options), checkpoint, tmp_path)
+    states = graph_states(checkpoint.spec, options)
+    ids = write_text(graph, states, streams=3, length=40, start=3)
+    monkeypatch.setattr("xlstm_edge_exporters.quantize.self_text.written_in_place", lambda *_: frozenset())
+    assert np.array_equal(ids, write_text(graph, states, streams=3, length=40, start=3))
 
 
 def test_int4_calibrates_itself_and_says_so(checkpoint_of: CheckpointOf, tmp_path: Path, command: Command) -> None:

@@ -19,11 +19,11 @@ from xlstm_edge_runtime.progress import Progress, no_progress
 from ..model import BlockModule, Model, add_norm
 from ..ops.parallel import Parallel
 from ..recipe import LEAST_TOKENS
-from ..reference import initial_state, materialize
+from ..reference import block_state, materialize
 from ..spec import ModelSpec
 from ..weights import FloatArray, Weights
 from .check import within_limits
-from .gptq import corrected, gptq
+from .gptq import corrected, gptq, gram
 from .orientation import EMBEDDING, HEAD, as_canonical, as_matrix
 from .plan import Plan
 from .scheme import Packed, Scheme
@@ -93,18 +93,20 @@ def quantize_with_gptq(
     inputs: NDArray[Any],
     store: Store,
     *,
+    resume: bool = False,
     progress: Progress = no_progress,
 ) -> None:
     """Integers and scales of every planned tensor, into the store; `inputs` (S, T) ids, or (S, T, D) vectors of a stack.
 
-    After each block the store also has how far it is, with both streams, and goes on from there when called again.
+    With `resume` the store also has after each block how far it is, with both streams, and a next call goes on from there.
     """
     blocks = len(spec.blocks)
     done, exact, stream = _resumed(store) or (0, *_begin(spec, weights, plan, inputs, store))
     progress("calibrate", done, blocks)
     for index in range(done, blocks):
         exact, stream = _quantize_block(spec, weights, plan, index, exact, stream, store)
-        store.save(STREAMS, _streams(index + 1, exact, stream))
+        if resume:
+            store.save(STREAMS, _streams(index + 1, exact, stream))
         progress("calibrate", index + 1, blocks)
     if HEAD in plan and not spec.tied:
         wanted, got = (_final(spec, weights, s) for s in (exact, stream))
@@ -115,8 +117,8 @@ def _quantized(name: str, matrix: FloatArray, wanted: Tensor, got: Tensor, schem
     """Integers of `matrix` (N, K) for inputs `got` (S, K), towards the outputs it had with `wanted` (S, K); in the store."""
     rows, columns = matrix.shape
     if (packed := store.load_packed(name, rows, columns, scheme)) is None:
-        hessian = got.T @ got
-        packed = gptq(corrected(matrix, hessian, (wanted - got).T @ got), hessian, scheme)
+        hessian = gram(got)
+        packed = gptq(corrected(matrix, hessian, wanted, got), hessian, scheme)
         del hessian
         packed = within_limits(name, matrix, packed, scheme)
         store.save_packed(name, packed)
@@ -164,7 +166,7 @@ def _quantize_table(spec: ModelSpec, weights: Weights, plan: Plan, stream: Strea
     for index in range(len(spec.blocks)):
         stream = _run(spec, index, _block(spec, weights, index), Parallel(), stream)
     hidden = _final(spec, weights, stream)
-    hessian = hidden.T @ hidden
+    hessian = gram(hidden)
     hessian /= torch.diagonal(hessian).mean().clamp_min(1e-12)
     packed = gptq(table, hessian + torch.eye(len(hessian)), plan[EMBEDDING])
     return within_limits(EMBEDDING, table, packed, plan[EMBEDDING])
@@ -190,13 +192,10 @@ def _block(spec: ModelSpec, weights: Weights, index: int) -> BlockModule:
 
 def _run(spec: ModelSpec, index: int, block: BlockModule, ops: Parallel, stream: Stream) -> Stream:
     """The stream after a block that computes with `ops`, from the zero state."""
-    prefix = f"blocks.{index}."
     for module in block.modules():
         if hasattr(module, "ops"):
             module.ops = ops  # type: ignore[assignment]  # mypy sees nn.Module's catch-all attribute
-    state = initial_state(spec, torch.float32, batch=len(stream[0]))
-    own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    x, delta, _ = block(*stream, own)
+    x, delta, _ = block(*stream, block_state(spec.blocks[index], torch.float32, len(stream[0])))
     return x, delta
 
 

@@ -13,7 +13,7 @@ from xlstm_edge_runtime.errors import VerificationError
 
 from ..weights import FloatArray, loaded
 from .orientation import as_matrix
-from .pieces import large_parts
+from .pieces import by_rows, large_parts
 from .scheme import Packed, Scheme
 from .sources import round_searched
 
@@ -36,25 +36,45 @@ class Limits:
         self._scheme = scheme
         self._size = self._error = self._rounding = self._gain = self._rounded_gain = 0.0
 
-    def take(self, original: FloatArray, got: FloatArray, nearest: FloatArray) -> Flags:
+    def take(self, original: FloatArray, got: FloatArray, nearest: FloatArray, *, replace: bool = False) -> Flags:
         """Blocks (rows, blocks) that are further from the original's than may be.
 
-        Matrices are (rows, K) float32; `nearest` is what rounding to nearest makes of the original.
+        Matrices are (rows, K) float32; `nearest` is what rounding to nearest makes of the original. With `replace` the rows
+        of such blocks count as `nearest`'s in the whole.
         """
+        rows, columns = original.shape
+        far = np.empty((rows, self._scheme.blocks_per_row(columns)), np.bool_)
+        sums = np.empty((rows, 5))
+
+        def judge(part: slice) -> None:
+            far[part], sums[part] = self._judged(original[part], got[part], nearest[part], replace=replace)
+
+        by_rows(rows, columns, judge)
+        size, error, rounding, gain, rounded_gain = sums.sum(0).tolist()
+        self._size += size
+        self._error += error
+        self._rounding += rounding
+        self._gain += gain
+        self._rounded_gain += rounded_gain
+        return far
+
+    def _judged(
+        self, original: FloatArray, got: FloatArray, nearest: FloatArray, *, replace: bool
+    ) -> tuple[Flags, Squares]:
+        """The same for rows that a core's cache holds, and of each row what the whole is made of (rows, 5)."""
         scheme = self._scheme
         blocks, stored, rounded = (scheme.to_blocks(matrix) for matrix in (original, got, nearest))
         sizes, errors, least = _squares(blocks), _squares(stored - blocks), _squares(rounded - blocks)
+        gains, rounded_gains = _products(stored, blocks), _products(rounded, blocks)
         step = np.abs(blocks).max(-1).astype(np.float64) / scheme.zero_point
         rounding = np.maximum(least, scheme.block_size * np.square(LEAST_ERROR * step))
         allowed = np.minimum(BLOCK_RATIO**2 * rounding, BLOCK_ERROR[scheme.bits] ** 2 * sizes)
         far: Flags = ~(errors <= np.maximum(allowed, (1 + SAME) * least))
         far |= ~(errors.sum(1, keepdims=True) <= ROW_RATIO**2 * rounding.sum(1, keepdims=True))
-        self._size += float(sizes.sum())
-        self._error += float(errors.sum())
-        self._rounding += float(rounding.sum())
-        self._gain += _product(stored, blocks)
-        self._rounded_gain += _product(rounded, blocks)
-        return far
+        if replace:
+            given_up = far.any(1)
+            errors[given_up], gains[given_up] = least[given_up], rounded_gains[given_up]
+        return far, np.stack([each.sum(1) for each in (sizes, errors, rounding, gains, rounded_gains)], 1)
 
     @property
     def whole(self) -> bool:
@@ -70,9 +90,8 @@ def within_limits(name: str, original: FloatArray, packed: Packed, scheme: Schem
     for part in large_parts(rows, columns):
         kept, other = Packed(data[part], scales[part]), Packed(nearest.data[part], nearest.scales[part])
         got, rounded = (scheme.dequantize(one, columns) for one in (kept, other))
-        far = np.asarray(Limits(scheme).take(original[part], got, rounded).any(1))
-        got[far], kept.data[far], kept.scales[far] = rounded[far], other.data[far], other.scales[far]
-        limits.take(original[part], got, rounded)
+        far = np.asarray(limits.take(original[part], got, rounded, replace=True).any(1))
+        kept.data[far], kept.scales[far] = other.data[far], other.scales[far]
     return nearest if limits.whole else Packed(data, scales)
 
 
@@ -107,12 +126,12 @@ class WeightCheck:
         return f"every block as its bits allow, a tensor within {self._worst:.1%} (root mean square)"
 
 
-def _product(first: FloatArray, second: FloatArray) -> float:
-    """Sum of all products of two numbers in one place."""
-    return float(np.einsum("rbk,rbk->rb", first, second, dtype=np.float64).sum())
-
-
-def _squares(blocks: NDArray[np.floating]) -> Squares:
-    """Sum of squares of each block."""
-    sums: Squares = np.einsum("rbk,rbk->rb", blocks, blocks, dtype=np.float64)  # no float64 copy of the whole
+def _products(first: FloatArray, second: FloatArray) -> Squares:
+    """Sum of the products of two numbers in one place, of each block."""
+    sums: Squares = np.einsum("rbk,rbk->rb", first, second, dtype=np.float64)  # no float64 copy of the whole
     return sums
+
+
+def _squares(blocks: FloatArray) -> Squares:
+    """Sum of squares of each block."""
+    return _products(blocks, blocks)

@@ -21,6 +21,7 @@ from .scheme import Packed, Scheme
 
 DAMPING = 0.01  # of the mean of the Hessian's diagonal: keeps directions that the calibration never saw invertible
 CORRECTION_DAMPING = 0.1  # a correction is learnt from the calibration alone, so it is held back more
+GRAM = 512  # columns of a Hessian at a time
 BLOCK = 32  # columns whose errors spread at once; few enough for them to stay in the cache
 
 
@@ -45,28 +46,39 @@ def _gptq_rows(matrix: FloatArray, strength: Tensor, root: Tensor, order: Tensor
     """The same for some rows; `strength` (K,) is the Hessian's diagonal, `root` and `order` those of `_inverse_root`."""
     scales, columns = _scales(matrix, strength, scheme), matrix.shape[1]
     by_block = torch.from_numpy(np.ascontiguousarray(scales.T))
-    weight = torch.from_numpy(np.ascontiguousarray(matrix.T))[order]
+    weight = torch.from_numpy(matrix).T.contiguous()[order]
     integers = _round_columns(weight, root, by_block, order // scheme.block_size, scheme.zero_point)
     restored = torch.empty_like(integers)
     restored[order] = integers
     # Padding columns hold the integer that means 0; they meet no input.
     padded = np.full((len(matrix), scheme.blocks_per_row(columns) * scheme.block_size), scheme.zero_point, np.uint8)
-    padded[:, :columns] = restored.numpy().T
+    padded[:, :columns] = restored.T.contiguous().numpy()
     return scheme.pack(padded.reshape(len(matrix), -1, scheme.block_size), scales)
 
 
-def corrected(matrix: FloatArray, hessian: Tensor, cross: Tensor) -> FloatArray:
-    """`matrix` (N, K) moved so that with the inputs it gets its outputs are nearest those it had with the inputs of before.
+def gram(inputs: Tensor) -> Tensor:
+    """The sum of x x^T over inputs (S, K): (K, K), of which one half is computed and the other a copy."""
+    columns = inputs.shape[1]
+    result = torch.empty(columns, columns)
+    for start in range(0, columns, GRAM):
+        end = min(start + GRAM, columns)
+        result[start:end, start:] = inputs[:, start:end].T @ inputs[:, start:]
+        result[end:, start:end] = result[start:end, end:].T
+    return result
 
-    `hessian` (K, K) is the sum of x x^T over the inputs x it gets, `cross` the sum of (w - x) x^T with w those of before.
+
+def corrected(matrix: FloatArray, hessian: Tensor, wanted: Tensor, got: Tensor) -> FloatArray:
+    """`matrix` (N, K) moved so that with inputs `got` (S, K) its outputs are nearest those it had with inputs `wanted` (S, K).
+
+    `hessian` (K, K) is the `gram` of `got`.
     """
     rows, columns = matrix.shape
-    result = torch.from_numpy(np.array(matrix, np.float32))
+    result, lost = torch.from_numpy(np.array(matrix, np.float32)), wanted - got
     if rows < columns:  # the side with less to solve first: what changes in each row, or a unit of weight of all rows
-        change = result @ cross
-        del cross  # as large as what comes next
-        return result.add_(_solved(hessian, change.T).T).numpy()
-    shared = _solved(hessian, cross.T.clone()).T
+        change = got.T @ (lost @ result.T)
+        del lost  # as large as what comes next
+        return result.add_(_solved(hessian, change).T).numpy()
+    shared = _solved(hessian, got.T @ lost).T
     for part in large_parts(rows, columns):
         result[part] += result[part] @ shared
     return result.numpy()
@@ -137,16 +149,18 @@ def _round_columns(weight: Tensor, root: Tensor, scales: Tensor, blocks: Tensor,
 
     Row k is on the scales (N,) of block `blocks[k]`. Errors inside a block of columns spread at once, beyond it once a block.
     """
-    columns = len(weight)
+    columns, rows, scales_of = len(weight), weight.unbind(), scales.unbind()
+    strengths, block_of = torch.diagonal(root).tolist(), blocks.tolist()
     integers = torch.empty(weight.shape, dtype=torch.uint8)
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
-        errors = torch.empty(end - start, weight.shape[1])
-        for j in range(start, end):
-            scale, error = scales[blocks[j]], errors[j - start]
-            q = torch.clamp(torch.round(weight[j] / scale), -zero_point, zero_point - 1)
-            integers[j] = (q + zero_point).to(torch.uint8)
-            torch.div(weight[j] - q * scale, root[j, j], out=error)
+        values, errors = torch.empty(end - start, weight.shape[1]), torch.empty(end - start, weight.shape[1])
+        # Few small operations a column: calling one costs more than what it does.
+        for j, q, error in zip(range(start, end), values, errors, strict=True):
+            scale = scales_of[block_of[j]]
+            torch.div(rows[j], scale, out=q).round_().clamp_(-zero_point, zero_point - 1)
+            torch.addcmul(rows[j], q, scale, value=-1, out=error).div_(strengths[j])
             weight[j:end].addr_(root[j, j:end], error, alpha=-1)
+        integers[start:end] = values.add_(zero_point)
         weight[end:].addmm_(root[start:end, end:].T, errors, alpha=-1)
     return integers

@@ -6,10 +6,7 @@ the head it is that token's weights.
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-FloatArray = NDArray[np.float32]
+from ..weights import FloatArray, permuted
 
 EMBEDDING, HEAD = "embedding.weight", "head.weight"
 
@@ -32,9 +29,9 @@ def canonical_shape(name: str, rows: int, columns: int) -> tuple[int, int]:
 
 def as_matrix(name: str, array: FloatArray) -> FloatArray:
     """A canonical weight as (N, K), contiguous; a view of a table."""
-    return array if is_table(name) else np.ascontiguousarray(array.T)
+    return array if is_table(name) else permuted(array, (1, 0))
 
 
 def as_canonical(name: str, matrix: FloatArray) -> FloatArray:
     """The inverse of `as_matrix`."""
-    return matrix if is_table(name) else np.ascontiguousarray(matrix.T)
+    return matrix if is_table(name) else permuted(matrix, (1, 0))

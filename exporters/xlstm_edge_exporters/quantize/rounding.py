@@ -90,7 +90,7 @@ class _Search:
     def __init__(self, blocks: FloatArray, scheme: Scheme, weight: FloatArray | None) -> None:
         self._blocks, self._zero_point, self._weight = blocks, scheme.zero_point, weight
         self._weighted = blocks if weight is None else blocks * weight
-        self._integers = np.empty_like(blocks)
+        self._integers, self._spare = np.empty_like(blocks), np.empty_like(blocks)
         self._gain = np.full(blocks.shape[:-1], -1, np.float32)
         self.best = np.ones(blocks.shape[:-1], np.float32)
 
@@ -100,7 +100,8 @@ class _Search:
         np.rint(integers, out=integers)
         np.clip(integers, -self._zero_point, self._zero_point - 1, out=integers)
         dot = _dot(integers, self._weighted)
-        squares = _dot(integers, integers if self._weight is None else integers * self._weight)
+        weighted = integers if self._weight is None else np.multiply(integers, self._weight, out=self._spare)
+        squares = _dot(integers, weighted)
         rounded = squares > 0  # else all of the block is nearest to zero
         suited = np.divide(dot, squares, out=scales.copy(), where=rounded)
         gain = np.where(rounded, dot * suited, np.float32(0))

@@ -64,10 +64,11 @@ class Scheme:
         return rows * self.blocks_per_row(columns) * (self.block_size * self.bits // 8 + 4)
 
     def to_blocks(self, matrix: FloatArray) -> FloatArray:
-        """(N, K) -> (N, blocks, block_size), zero-padded."""
+        """(N, K) -> (N, blocks, block_size), zero-padded: a copy, or a view where nothing has to be padded."""
         rows, columns = matrix.shape
         padding = self.blocks_per_row(columns) * self.block_size - columns
-        return np.pad(matrix, ((0, 0), (0, padding))).reshape(rows, -1, self.block_size)
+        padded = np.pad(matrix, ((0, 0), (0, padding))) if padding else matrix
+        return padded.reshape(rows, -1, self.block_size)
 
     def pack(self, integers: Integers, scales: FloatArray) -> Packed:
         """(N, blocks, block_size) integers, `8 / bits` of them a byte, low bits first."""

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xlstm_edge_runtime.errors import BundleError
+from xlstm_edge_runtime.in_place import filled, in_place_candidates
 from xlstm_edge_runtime.opening import CPU, open_graph, session_options
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.state import FloatArray, State, StateTable
 
 SEED = 20260410
 STREAM = 256  # tokens a stream, as many as a window of the calibration: more streams at once take fewer steps
+TRIAL_STREAMS, TRIAL_STEPS = 2, 4
 Ids = NDArray[np.int64]
 
 
@@ -36,34 +38,74 @@ def write_text(
     BundleError for logits that are not finite.
     """
     session = open_graph(graph, session_options(None), CPU)
-    rng, vocab = np.random.Generator(np.random.Philox(SEED)), session.get_outputs()[0].shape[-1]
+    in_place = written_in_place(session, table)
+    writer = _Writer(session, table, table.initial(streams), in_place)
+    rng = np.random.Generator(np.random.Philox(SEED))
     ids = np.full((streams, length), start or 0, np.int64)
     if start is None:
-        ids[:, 0] = rng.integers(0, vocab, streams)
-    token, logits = np.zeros((streams, 1), np.int64), np.zeros((streams, vocab), np.float32)
-    past, present = table.initial(streams), table.initial(streams)
-    turns = [_bound(session, table, token, logits, *pair) for pair in ((past, present), (present, past))]
+        ids[:, 0] = rng.integers(0, writer.logits.shape[1], streams)
     progress("writing text", 0, length)
     for position in range(1, length):
-        token[:, 0] = ids[:, position - 1]
-        session.run_with_iobinding(turns[(position - 1) % 2])
-        ids[:, position] = _sample(logits, rng)
+        writer.step(ids[:, position - 1])
+        ids[:, position] = _sample(writer.logits, rng)
         progress("writing text", position + 1, length)
     return ids
 
 
-def _bound(session: Any, table: StateTable, token: Ids, logits: FloatArray, past: State, present: State) -> Any:
-    """A step from `past` to `present`: buffers that take turns, because new ones for each token would cost more than it.
+class _Writer:
+    """Streams side by side, from the states `past`; a step leaves `logits` (streams, V) of the next tokens.
 
-    The caller keeps them alive.
+    States named by `in_place` are written over; the others have two buffers that take turns. New ones for each token would
+    cost more than it does.
     """
-    binding, (first, *_), (output, *_) = session.io_binding(), session.get_inputs(), session.get_outputs()
-    read = {first.name: token} | {row.input_name: past[row.name] for row in table}
-    written = {output.name: logits} | {row.output_name: present[row.name] for row in table}
-    for bind, arrays in ((binding.bind_input, read), (binding.bind_output, written)):
-        for name, array in arrays.items():
-            bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-    return binding
+
+    def __init__(self, session: Any, table: StateTable, past: State, in_place: frozenset[str]) -> None:
+        streams, vocab = len(next(iter(past.values()))), session.get_outputs()[0].shape[-1]
+        self._session, self._token = session, np.zeros((streams, 1), np.int64)
+        self.logits = np.zeros((streams, vocab), np.float32)
+        present = {name: array if name in in_place else np.empty_like(array) for name, array in past.items()}
+        self._pairs = [(past, present), (present, past)]
+        self._turns = [self._bound(table, *pair) for pair in self._pairs]
+
+    def step(self, token: Ids) -> None:
+        """Read a token (streams,) of each."""
+        self._token[:, 0] = token
+        self._session.run_with_iobinding(self._turns[0])
+        self._turns.reverse()
+        self._pairs.reverse()
+
+    @property
+    def state(self) -> State:
+        """The streams' states as they are now."""
+        return self._pairs[0][0]
+
+    def _bound(self, table: StateTable, past: State, present: State) -> Any:
+        """A step from `past` to `present`."""
+        session = self._session
+        binding, (first, *_), (output, *_) = session.io_binding(), session.get_inputs(), session.get_outputs()
+        read = {first.name: self._token} | {row.input_name: past[row.name] for row in table}
+        written = {output.name: self.logits} | {row.output_name: present[row.name] for row in table}
+        for bind, arrays in ((binding.bind_input, read), (binding.bind_output, written)):
+            for name, array in arrays.items():
+                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        return binding
+
+
+def written_in_place(session: Any, table: StateTable) -> frozenset[str]:
+    """State tensors that a step may write over: those of which a trial of two streams shows that it changes nothing."""
+    candidates = in_place_candidates(table)
+    plain, over = (_trial(session, table, names) for names in (frozenset[str](), candidates))
+    return candidates if all(map(np.array_equal, plain, over)) else frozenset()
+
+
+def _trial(session: Any, table: StateTable, in_place: frozenset[str]) -> list[FloatArray]:
+    """Logits and states after a few tokens of two streams, from states without zeros."""
+    past = {row.name: filled((TRIAL_STREAMS, *row.graph_shape)) for row in table}
+    writer, results = _Writer(session, table, past, in_place), []
+    for token in range(TRIAL_STEPS):
+        writer.step(np.array([token, token + 1]) % writer.logits.shape[1])
+        results.append(writer.logits.copy())
+    return [*results, *writer.state.values()]
 
 
 def _sample(logits: NDArray[np.float32], rng: np.random.Generator) -> Ids:

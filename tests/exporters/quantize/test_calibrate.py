@@ -82,9 +82,11 @@ def test_a_calibration_goes_on_where_it_was_to_the_same_integers(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quantize_with_gptq(spec, weights, plan, ids, parts, progress=stop)
+        quantize_with_gptq(spec, weights, plan, ids, parts, resume=True, progress=stop)
     seen: list[int] = []
-    quantize_with_gptq(spec, weights, plan, ids, parts, progress=lambda _stage, done, _total: seen.append(done))
+    quantize_with_gptq(
+        spec, weights, plan, ids, parts, resume=True, progress=lambda _stage, done, _total: seen.append(done)
+    )
     assert seen[0] == blocks_done
     for name, scheme in plan.items():
         rows, columns = matrix_shape(name, weights[name].shape)

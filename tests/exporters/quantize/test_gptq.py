@@ -8,13 +8,14 @@ import torch
 
 from xlstm_edge_exporters.quantize import gptq as gptq_module
 from xlstm_edge_exporters.quantize import pieces
-from xlstm_edge_exporters.quantize.gptq import corrected, gptq
+from xlstm_edge_exporters.quantize.gptq import CORRECTION_DAMPING, corrected, gptq, gram
 from xlstm_edge_exporters.quantize.scheme import Scheme
 from xlstm_edge_exporters.quantize.sources import round_searched
 from xlstm_edge_exporters.weights import loaded
 from xlstm_edge_runtime.errors import InputError
 
 RNG = np.random.default_rng(0)
+Array = np.ndarray[Any, Any]
 
 
 @pytest.mark.parametrize("bits", [2, 4])
@@ -37,35 +38,55 @@ def test_a_correction_makes_up_for_errors_of_the_inputs() -> None:
     wanted = RNG.normal(size=(4000, 24)).astype(np.float32)
     got = (wanted @ (np.eye(24) + 0.2 * RNG.normal(size=(24, 24)))).astype(np.float32)
     matrix = RNG.normal(size=(7, 24)).astype(np.float32)
-    moved = corrected(matrix, *sums(wanted[:2000], got[:2000]))
+    moved = corrected_for(matrix, wanted[:2000], got[:2000])
 
     def error(weight: np.ndarray[Any, Any]) -> float:
         return float(((got[2000:] @ weight.T - wanted[2000:] @ matrix.T) ** 2).sum())
 
     assert error(moved) < 0.2 * error(matrix)
-    same = corrected(matrix, *sums(wanted, wanted))
-    np.testing.assert_array_equal(same, matrix)
+    np.testing.assert_array_equal(corrected_for(matrix, wanted, wanted), matrix)
 
 
-def sums(wanted: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a correction is made from: sums over the inputs."""
-    return torch.from_numpy(got.T @ got), torch.from_numpy((wanted - got).T @ got)
+def corrected_for(matrix: Array, wanted: Array, got: Array) -> Array:
+    """The correction for these inputs."""
+    before, after = torch.from_numpy(wanted), torch.from_numpy(got)
+    return corrected(matrix, gram(after), before, after)
+
+
+@pytest.mark.parametrize("rows", [16, 40])
+def test_a_correction_is_the_solution_of_least_squares(rows: int) -> None:
+    """Fewer rows than columns, and more: damped normal equations in float64."""
+    wanted, matrix = RNG.normal(size=(300, 24)), RNG.normal(size=(rows, 24)).astype(np.float32)
+    got = wanted + 0.3 * RNG.normal(size=wanted.shape)
+    damped = got.T @ got
+    damped += CORRECTION_DAMPING * np.diag(damped).mean() * np.eye(24)
+    expected = matrix + np.linalg.solve(damped, got.T @ (wanted - got) @ matrix.T).T
+    moved = corrected_for(matrix, wanted.astype(np.float32), got.astype(np.float32))
+    np.testing.assert_allclose(moved, expected, atol=1e-4)
+
+
+def test_half_a_hessian_is_computed_and_all_of_it_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlstm_edge_exporters.quantize.gptq.GRAM", 16)
+    inputs = RNG.normal(size=(50, 41)).astype(np.float32)
+    found = gram(torch.from_numpy(inputs)).numpy()
+    np.testing.assert_allclose(found, inputs.T.astype(np.float64) @ inputs, atol=1e-4)
+    assert np.array_equal(found, found.T)
 
 
 def test_some_rows_at_a_time_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = RNG.normal(size=(500, 64)).astype(np.float32)
     other = inputs + 0.1 * RNG.normal(size=inputs.shape).astype(np.float32)
     for rows in (30, 90):  # less than the columns, and more
-        matrix, scheme, (hessian, cross) = (
+        matrix, scheme, hessian = (
             RNG.normal(size=(rows, 64)).astype(np.float32),
             Scheme(4, 32),
-            sums(inputs, other),
+            gram(torch.from_numpy(other)),
         )
-        whole, moved = gptq(matrix, hessian, scheme), corrected(matrix, hessian, cross)
+        whole, moved = gptq(matrix, hessian, scheme), corrected_for(matrix, inputs, other)
         with monkeypatch.context() as patch:
             patch.setattr(pieces, "LARGE_PIECE", 7 * 64)
             parts = gptq(matrix, hessian, scheme)
-            np.testing.assert_allclose(corrected(matrix, hessian, cross), moved, atol=1e-5)
+            np.testing.assert_allclose(corrected_for(matrix, inputs, other), moved, atol=1e-5)
         assert np.array_equal(parts.data, whole.data)
         assert np.array_equal(parts.scales, whole.scales)
 
