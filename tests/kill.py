@@ -27,7 +27,7 @@ import torch
 
 from xlstm_edge import facade
 from xlstm_edge_exporters import bundle as bundle_module
-from xlstm_edge_runtime import files, tune, tuning
+from xlstm_edge_runtime import files, rates, tune, tuning
 from xlstm_edge_runtime.layout import MANIFEST
 from xlstm_edge_runtime.manifest import check_hash, read_manifest
 from xlstm_edge_runtime.snapshot import read_snapshot, write_snapshot
@@ -178,7 +178,7 @@ def export_scenario(root: Path, *, old: bool) -> Scenario:
 
 def tune_scenario(root: Path, *, old: bool) -> Scenario:
     """Tuning, for the first time or again."""
-    tune.ROUNDS, tune.CHUNKS, tune.SPINS = 1, (16,), (20,)
+    rates.ROUNDS, rates.CHUNKS, rates.SPINS = 1, (16,), (20,)
     place = root / "place" / "bundle"
     facade.export(make_checkpoint(CASE, root), root / "bundle", quantize="int4", method="rtn")
     manifest = read_manifest(root / "bundle")

@@ -13,6 +13,7 @@ import numpy as np
 from xlstm_edge_runtime import Model
 from xlstm_edge_runtime.layout import GRAPH, weights_of
 from xlstm_edge_runtime.opening import CPU, open_graph, session_options
+from xlstm_edge_runtime.tuning import FLOAT
 
 SIZE = 64 << 20  # float32 values: 256 MB, beyond any cache
 PASSES = 4
@@ -79,7 +80,9 @@ def products_per_token(model: Model) -> int:
 def bytes_per_token(model: Model) -> int:
     """Weights that one token reads, and its state read and written; of an untied embedding only one row counts."""
     manifest = model.manifest
-    weights = manifest.files[weights_of(manifest.graph.file)].bytes
+    in_float = model.tuning is not None and model.tuning.weights == FLOAT
+    files = model.tuning.files if model.tuning is not None and in_float else manifest.files
+    weights = files[weights_of(GRAPH)].bytes
     vocab, width = manifest.model.vocab_size, manifest.model.width
     if vocab is not None and not manifest.model.tied:
         scheme = manifest.quantization.tensors.get("embedding.weight")

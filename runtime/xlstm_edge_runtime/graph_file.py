@@ -6,13 +6,14 @@ as the initializers, where the exporter and onnxruntime's optimizer put such ent
 may stand in the file nowhere else. An entry that another reader would understand otherwise has no place to hide.
 
 Operators come from a closed list: what an export writes, and what onnxruntime's optimizer makes of it. None of them makes
-much out of nothing or repeats itself, so a small file asks for little. No protobuf library is needed.
+much out of nothing or repeats itself, so a small file asks for little.
 """
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from .errors import BundleError, shown
+from .protobuf import BYTES, Span, children, fields, integers
 from .reading import read_bytes
 
 LARGEST_GRAPH = 64 << 20
@@ -33,8 +34,6 @@ REWRITTEN = frozenset(  # by an optimizer, here or on another processor
     "BiasGelu Cast Clip FastGelu FusedConv FusedGemm HardSigmoid LeakyRelu NhwcFusedConv NhwcMaxPool ReorderInput "
     "ReorderOutput SimplifiedLayerNormalization Softmax".split()
 )
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-Span = tuple[int, int]
 
 
 def check_graph_file(path: Path, files: Collection[str], chunk: int) -> None:
@@ -63,9 +62,9 @@ def check_graph_file(path: Path, files: Collection[str], chunk: int) -> None:
 def external_files(data: bytes) -> Iterator[str]:
     """Names of the files that an ONNX model's tensors lie in; ValueError if that cannot be said for certain."""
     found = 0
-    for graph in _children(data, (0, len(data)), MODEL_GRAPH):
-        for tensor in _children(data, graph, GRAPH_INITIALIZER, WORD):
-            for start, end in _children(data, tensor, TENSOR_EXTERNAL, WORD):
+    for graph in children(data, (0, len(data)), MODEL_GRAPH):
+        for tensor in children(data, graph, GRAPH_INITIALIZER, WORD):
+            for start, end in children(data, tensor, TENSOR_EXTERNAL, WORD):
                 yield _location(data[start:end])
                 found += 1
     if data.count(WORD) != found:
@@ -74,21 +73,21 @@ def external_files(data: bytes) -> Iterator[str]:
 
 def operators(data: bytes) -> Iterator[str]:
     """The operators of an ONNX model, those of graphs inside its attributes too; ValueError for functions of its own."""
-    if any(number == MODEL_FUNCTION for number, *_ in _fields(data, 0, len(data))):
+    if any(number == MODEL_FUNCTION for number, *_ in fields(data, 0, len(data))):
         raise ValueError("functions of its own")
-    for graph in _children(data, (0, len(data)), MODEL_GRAPH):
+    for graph in children(data, (0, len(data)), MODEL_GRAPH):
         yield from _operators(data, graph, DEEPEST)
 
 
 def _operators(data: bytes, graph: Span, depth: int) -> Iterator[str]:
     if not depth:
         raise ValueError("graphs in graphs in graphs")
-    for node in _children(data, graph, GRAPH_NODE):
-        for number, kind, start, end in _fields(data, *node):
+    for node in children(data, graph, GRAPH_NODE):
+        for number, kind, start, end in fields(data, *node):
             if number == NODE_OPERATOR and kind == BYTES:
                 yield data[start : min(end, start + LONGEST_NAME)].decode("utf-8", "replace")
             elif number == NODE_ATTRIBUTE and kind == BYTES:
-                for inner, form, *span in _fields(data, start, end):
+                for inner, form, *span in fields(data, start, end):
                     if inner in ATTRIBUTE_GRAPHS and form == BYTES:
                         yield from _operators(data, (span[0], span[1]), depth - 1)
 
@@ -103,62 +102,10 @@ def _location(entry: bytes) -> str:
 
 def _windows(data: bytes) -> Iterator[int]:
     """How many tokens back each MaxPool, which is a running maximum here, reaches, itself included."""
-    for graph in _children(data, (0, len(data)), MODEL_GRAPH):
-        for node in _children(data, graph, GRAPH_NODE, b"MaxPool"):
-            operators = [data[start:end] for start, end in _children(data, node, NODE_OPERATOR)]
-            for attribute in _children(data, node, NODE_ATTRIBUTE, b"kernel_shape"):
-                names = [data[start:end] for start, end in _children(data, attribute, ATTRIBUTE_NAME)]
+    for graph in children(data, (0, len(data)), MODEL_GRAPH):
+        for node in children(data, graph, GRAPH_NODE, b"MaxPool"):
+            operators = [data[start:end] for start, end in children(data, node, NODE_OPERATOR)]
+            for attribute in children(data, node, NODE_ATTRIBUTE, b"kernel_shape"):
+                names = [data[start:end] for start, end in children(data, attribute, ATTRIBUTE_NAME)]
                 if operators == [b"MaxPool"] and names == [b"kernel_shape"]:
-                    yield from list(_integers(data, attribute, ATTRIBUTE_INTS))[:1]
-
-
-def _children(data: bytes, span: Span, number: int, word: bytes = b"") -> Iterator[Span]:
-    """Spans of a message's members of one number that hold `word`."""
-    for got, kind, start, end in _fields(data, *span):
-        if got == number and kind == BYTES and data.find(word, start, end) >= 0:
-            yield start, end
-
-
-def _integers(data: bytes, span: Span, number: int) -> Iterator[int]:
-    """Repeated integers, packed or one by one."""
-    for got, kind, start, end in _fields(data, *span):
-        if got == number and kind == VARINT:
-            yield _varint(data, start, end)[0]
-        elif got == number and kind == BYTES:
-            place = start
-            while place < end:
-                value, place = _varint(data, place, end)
-                yield value
-
-
-def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(number, wire type, begin, end) of each member's content; ValueError for what is no protobuf message."""
-    while start < end:
-        tag, start = _varint(data, start, end)
-        kind = tag & 7
-        if kind == BYTES:
-            size, start = _varint(data, start, end)
-            stop = start + size
-        elif kind == VARINT:
-            stop = _varint(data, start, end)[1]
-        elif kind in (FIXED32, FIXED64):
-            stop = start + (4 if kind == FIXED32 else 8)
-        else:
-            raise ValueError("something that is no ONNX")
-        if stop > end or tag < 8:  # the number is tag >> 3, and 0 is none
-            raise ValueError("something that is no ONNX")
-        yield tag >> 3, kind, start, stop
-        start = stop
-
-
-def _varint(data: bytes, start: int, end: int) -> tuple[int, int]:
-    """A variable-length integer and where it ends."""
-    value = shift = 0
-    while start < end and shift < 70:  # ten bytes of seven bits
-        byte = data[start]
-        start += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # the last byte of a number
-            return value, start
-        shift += 7
-    raise ValueError("something that is no ONNX")
+                    yield from list(integers(data, attribute, ATTRIBUTE_INTS))[:1]

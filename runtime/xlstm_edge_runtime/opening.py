@@ -10,7 +10,7 @@ from .errors import BundleError, InputError, printable, shown
 from .graph_file import check_graph_file
 from .layout import GRAPH, TUNING
 from .manifest import Manifest
-from .tuning import MOST_SPIN, MOST_THREADS, Tuning
+from .tuning import MOST_SPIN, MOST_THREADS, STORED, Tuning
 
 CPU = ("CPUExecutionProvider",)
 SPIN = 20  # microseconds a thread waits busily for work: near full speed on an idle machine, the best on a busy one
@@ -44,7 +44,7 @@ def open_session(
         threads = tuning.threads if settings.threads is None else settings.threads
         spin = tuning.spin if settings.spin is None else settings.spin
         options = session_options(threads, spin, mapped=settings.mapped)
-        if not tuning.prepacked:
+        if tuning.weights == STORED:
             return _open_exported(folder, manifest, options, settings.providers), tuning
         try:
             check_graph_file(folder / TUNING / GRAPH, tuning.files, tuning.chunk)

@@ -5,7 +5,6 @@ Anywhere else, and whenever anything about it is not as it must be, it is ignore
 
 import hashlib
 import json
-import platform
 import stat
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from .errors import BundleError
+from .hardware import cpu_key
 from .layout import GRAPH, TUNED_GRAPH, TUNING, TUNING_RECORD
 from .manifest import Manifest, file_entry
 from .manifest_sections import FileEntry, read_files
@@ -21,6 +21,7 @@ from .reading import Reader, read_json
 MOST_THREADS, MOST_SPIN, MOST_RATE = 1024, 10_000, 1e12
 HASHED_AT_LOAD = 16 << 20  # larger files are hashed by verify: a start must not wait for gigabytes
 LARGEST_RECORD = 1 << 16
+KINDS = STORED, PREPACKED, FLOAT = "stored", "prepacked", "float32"
 ADVICE = "tune the bundle again"
 
 
@@ -28,15 +29,16 @@ ADVICE = "tune the bundle again"
 class Tuning:
     """What was found best; `key` names the CPU, the onnxruntime and the bundle it holds for.
 
-    `prepacked`: the graph lies here too, with the weights as this CPU's kernels want them. `in_place`: a step was proven
-    to write the state in place, with this graph, these threads, on the CPU provider.
+    `weights`: `stored` where the bundle's own graph runs, else the graph lies here too, with the weights `prepacked` as
+    this CPU's kernels want them, or made `float32` for a CPU that multiplies floats faster. `in_place`: a step was proven to
+    write the state in place, with this graph, these threads, on the CPU provider.
     """
 
     key: str
     threads: int
     spin: int
     chunk: int
-    prepacked: bool
+    weights: str
     in_place: bool
     decode_per_second: float
     prefill_per_second: float
@@ -45,16 +47,6 @@ class Tuning:
     def to_json(self) -> str:
         """The text of tuned.json."""
         return json.dumps(asdict(self), indent=2) + "\n"
-
-
-def cpu_key() -> str:
-    """Name of this processor and its instruction sets, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    wanted = ("model name", "flags", "Features", "CPU part", "model\t", "cpu family")
-    return " ".join(sorted({line.split(":", 1)[-1].strip() for line in lines if line.startswith(wanted)}))
 
 
 def key_of(manifest: Manifest) -> str:
@@ -107,13 +99,13 @@ def _read(folder: Path, manifest: Manifest) -> Tuning:
         threads=reader.integer("threads", 1, MOST_THREADS),
         spin=reader.integer("spin", 0, MOST_SPIN),
         chunk=reader.integer("chunk", 1, manifest.graph.chunk),
-        prepacked=reader.flag("prepacked"),
+        weights=reader.text("weights", among=KINDS),
         in_place=reader.flag("in_place"),
         decode_per_second=reader.number("decode_per_second", 0, MOST_RATE),
         prefill_per_second=reader.number("prefill_per_second", 0, MOST_RATE),
         files=read_files(reader.section("files", (), optional=TUNED_GRAPH)),
     )
-    if tuning.prepacked != (GRAPH in tuning.files):
+    if (tuning.weights == STORED) == (GRAPH in tuning.files):
         raise reader.refuse(f"{TUNING_RECORD} files", "those of its graph", "others")
     return tuning
 

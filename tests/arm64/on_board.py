@@ -7,6 +7,7 @@ The sampler is held to the golden ids, which do not depend on any model.
 import json
 import platform
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import xlstm_edge_runtime as xr
+from xlstm_edge_runtime.float_graph import write_float_graph
+from xlstm_edge_runtime.hardware import multiplies_integers
+from xlstm_edge_runtime.manifest import read_manifest
+from xlstm_edge_runtime.rates import open_trial
 from xlstm_edge_runtime.sampling import Sampler, SamplingOptions
-from xlstm_edge_runtime.verify import verify_bundle
+from xlstm_edge_runtime.vectors import read_vectors
+from xlstm_edge_runtime.verify import float_pass, verify_bundle
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "sampling.json"
 TOKENS, GENERATED = 70, 12  # beyond a chunk of 64
@@ -40,7 +46,15 @@ def look(bundle: Path) -> dict[str, object]:
     )
     sampled = [event.id for event in events if isinstance(event, xr.Token)]
     np.savez(bundle.with_suffix(".npz"), steps=steps[[0, 31, TOKENS - 1]], chunks=chunks, sampled=sampled)
-    return {"checks": checks, "sampled": sampled}
+    in_float = in_float_weights(bundle) if model.manifest.quantization else None
+    return {"checks": checks, "sampled": sampled, "float": in_float}
+
+
+def in_float_weights(bundle: Path) -> str:
+    """What a pass over the vectors with float weights says; VerificationError if it is not as near as float32 comes."""
+    with tempfile.TemporaryDirectory() as name:
+        write_float_graph(bundle / "model.onnx", Path(name))
+        return float_pass(open_trial(bundle, Path(name), 1, 20), read_vectors(bundle, read_manifest(bundle)))
 
 
 def golden() -> int:
@@ -70,11 +84,13 @@ def golden_logits(vocab: int, salt: int, step: int) -> NDArray[np.float32]:
 def main(folder: Path) -> None:
     """Every bundle; a line of JSON."""
     bundles = sorted(path.parent for path in folder.glob("*/manifest.json"))
-    print(
-        json.dumps(
-            {"machine": platform.machine(), "golden": golden(), "bundles": {path.name: look(path) for path in bundles}}
-        )
-    )
+    found = {
+        "machine": platform.machine(),
+        "integers": multiplies_integers(),
+        "golden": golden(),
+        "bundles": {path.name: look(path) for path in bundles},
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -73,8 +73,11 @@ def test_a_board_computes_the_same(
     place = Path(shutil.copytree(bundles, tmp_path / "bundles"))
     found = run(*command(Path(FOLDER), board, [str(SCRIPT), str(place)]))
     assert found["machine"] == "aarch64"
+    assert found["integers"] is (board != "pi4")
     for name, allowed in ALLOWED.items():
         assert found["bundles"][name]["checks"] == here[1]["bundles"][name]["checks"]
+        print(f"{board} {name} with float weights: {found['bundles'][name]['float']}")
+        assert (found["bundles"][name]["float"] is None) == (name == "float32")
         got, expected = (np.load(folder / f"{name}.npz") for folder in (place, here[0]))
         for key in ("steps", "chunks"):
             span = float(np.ptp(expected["steps"]))

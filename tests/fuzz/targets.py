@@ -20,7 +20,7 @@ import yaml
 from xlstm_edge import facade
 from xlstm_edge_exporters.checkpoints import open_checkpoint
 from xlstm_edge_exporters.recipe import read_recipe
-from xlstm_edge_runtime import layout, load, tune, tuning
+from xlstm_edge_runtime import layout, load, rates, tune, tuning
 from xlstm_edge_runtime.errors import VerificationError
 from xlstm_edge_runtime.layout import MANIFEST, VECTORS
 from xlstm_edge_runtime.manifest import Manifest, file_entry
@@ -62,7 +62,7 @@ class Corpus:
         facade.export(self.checkpoint, self.bundle, chunk=8, quantize="int4", method="rtn")
         self.text = (self.bundle / MANIFEST).read_text()
         self.manifest = Manifest.from_json(self.text)
-        tune.ROUNDS, tune.CHUNKS, tune.SPINS = 1, (4,), (20,)
+        rates.ROUNDS, rates.CHUNKS, rates.SPINS = 1, (4,), (20,)
         tune.tune_bundle(self.bundle)
         self.tuning = json.loads((self.bundle / layout.TUNING / layout.TUNING_RECORD).read_text())
         self.tokenizer = json.loads((SHIPPED / "tokenizer.json").read_text())

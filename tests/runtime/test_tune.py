@@ -13,7 +13,7 @@ import pytest
 
 import xlstm_edge
 import xlstm_edge_runtime as xr
-from xlstm_edge_runtime import prepack, tune, tuning
+from xlstm_edge_runtime import prepack, rates, tune, tuning
 from xlstm_edge_runtime.manifest import file_entry
 
 from ..command import Command, assert_one_sentence
@@ -36,10 +36,10 @@ def test_a_tuned_bundle_computes_the_same(bundle: Path, command: Command) -> Non
     before = xr.load(bundle, threads=1).session().prefill(range(100)).copy()
     facts = json.loads(command("tune", bundle, "--json").out)
     assert facts["threads"] >= 1
-    assert facts["prepacked"] == bool(xr.load(bundle).manifest.quantization)
+    assert facts["weights"] == ("prepacked" if xr.load(bundle).manifest.quantization else "stored")
     model = xr.load(bundle)
     assert model.chunk == facts["chunk"]
-    assert facts["spin"] in tune.SPINS
+    assert facts["spin"] in rates.SPINS
     assert facts["in_place"] == bool(model.in_place)
     np.testing.assert_allclose(model.session().prefill(range(100)), before, atol=2e-3 * np.ptp(before))
     assert command("verify", bundle).code == 0
@@ -100,6 +100,8 @@ UNFIT: dict[str, Callable[[Path], object]] = {
     "a file of text": edit(lambda r: r["files"].update({"model.onnx": "1"})),
     "another file's size": edit(lambda r: r["files"]["model.onnx"].update(bytes=1)),
     "a file of another name": edit(lambda r: r["files"].update({"../model.onnx": r["files"]["model.onnx"]})),
+    "weights of another kind": edit(lambda r: r.update(weights="float16")),
+    "weights as a flag": edit(lambda r: r.update(weights=True)),
     "prepacked without a graph": edit(lambda r: r.update(files={})),
     "shorter data": lambda f: (f / "model.onnx.data").write_bytes((f / "model.onnx.data").read_bytes()[:-4]),
     "no data": lambda f: (f / "model.onnx.data").unlink(),
@@ -205,7 +207,7 @@ def test_a_tuned_graph_that_computes_something_else_is_not_kept(
     monkeypatch.setattr(tune, "save_prepacked", lambda _source, target, threads: write(other, target, threads))
     expected = np.array(xr.load(bundle).session().prefill(range(70)))
     found = tune.tune_bundle(bundle)
-    assert not found.prepacked
+    assert found.weights == "stored"
     assert [path.name for path in (bundle / "tuned").iterdir()] == ["tuned.json"]
     model = xr.load(bundle)
     assert model.tuning == found

@@ -206,7 +206,8 @@ TUNINGS: dict[str, Change] = {
     "a key less": lambda d: d.pop("spin"),
     "in place as a text": lambda d: d.update(in_place="yes"),
     "files outside": lambda d: d.update(files={"../model.onnx": {"bytes": 1, "sha256": "0" * 64}}),
-    "a graph that is not there": lambda d: d.update(prepacked=True),
+    "a graph that is not there": lambda d: d.update(weights="prepacked"),
+    "float weights that are not there": lambda d: d.update(weights="float32"),
     "a key of another machine": lambda d: d.update(key="0" * 64),
 }
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xlstm_edge_runtime.errors import InputError
+from xlstm_edge_runtime.integers import to_float
 
 from .pieces import by_rows
 
@@ -81,14 +82,10 @@ class Scheme:
     def dequantize(self, packed: Packed, columns: int) -> FloatArray:
         """(N, K) float32 of what the integers mean."""
         rows, blocks = packed.scales.shape
-        values, per_byte = np.empty((rows, blocks, self.block_size), np.float32), 8 // self.bits
+        values = np.empty((rows, blocks * self.block_size), np.float32)
 
         def dequantize_rows(part: slice) -> None:
-            for place in range(per_byte):
-                integers = (packed.data[part] >> np.uint8(place * self.bits)) & np.uint8(2**self.bits - 1)
-                values[part, :, place::per_byte] = integers
-            values[part] -= self.zero_point
-            values[part] *= packed.scales[part, :, None]
+            values[part] = to_float(packed.data[part], packed.scales[part], self.bits)
 
         by_rows(rows, blocks * self.block_size, dequantize_rows)
-        return values.reshape(rows, -1)[:, :columns]
+        return values[:, :columns]
