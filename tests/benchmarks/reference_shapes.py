@@ -5,7 +5,8 @@
     python tests/benchmarks/reference_shapes.py DIR --shapes S --variants int4-64 --threads 1
     python tests/benchmarks/reference_shapes.py DIR --shapes S M --checkpoints    # write checkpoints for bench --compare
     python tests/benchmarks/reference_shapes.py DIR --shapes S V --nodes          # nodes a block of both lowerings
-    python tests/benchmarks/reference_shapes.py DIR --shapes S --python-share     # what Python adds to a step
+    python tests/benchmarks/reference_shapes.py DIR --shapes S --python-share     # what Python adds to a step, and to a prompt
+    python tests/benchmarks/reference_shapes.py DIR --shapes S M V --roofline     # shares of this machine's bounds
 
 LLAMA_DIR holds build/bin/llama-bench and S-Q4_0.gguf, M-Q4_0.gguf, M-Q8_0.gguf: Llama-shaped models of the sizes of S and M.
 
@@ -15,11 +16,12 @@ noisy: what counts is the ratio of alternating runs in one call.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xlstm_edge.bench import machine
+from xlstm_edge.bench import bench_bundle, machine
 from xlstm_edge_exporters.bundle import write_bundle
 from xlstm_edge_exporters.checkpoints import Checkpoint
 from xlstm_edge_exporters.interface import GraphOptions
@@ -140,6 +142,30 @@ def python_share(model: Model, rounds: int = 10, count: int = 300) -> float:
     return 1e6 * (statistics.median(times["step"]) - statistics.median(times["run"]))
 
 
+def prompt_share(model: Model, rounds: int = 200) -> float:
+    """Microseconds that a prompt of another length than the one before adds, medians of alternating rounds."""
+    import time
+
+    session = model.session()
+    times: dict[str, list[float]] = {"same": [], "other": []}
+    for _ in range(rounds):
+        for name, lengths in (("same", (4, 4)), ("other", (3, 4))):
+            before, timed = (np.arange(length) for length in lengths)
+            session.prefill(before)
+            begin = time.perf_counter()
+            session.prefill(timed)
+            times[name].append(time.perf_counter() - begin)
+    return 1e6 * (statistics.median(times["other"]) - statistics.median(times["same"]))
+
+
+def roofline(path: Path, threads: int, rounds: int) -> str:
+    """Tokens a second, and what shares of the machine's memory and arithmetic they are, measured beside them."""
+    found = bench_bundle(path, threads=threads, repeat=rounds, roofline=True)
+    rate, roofs = found["generated_tokens_per_second"]["median"], found["roofline"]
+    shares = f"{roofs['share_of_bandwidth']:.0%} of the bandwidth, {roofs['share_of_arithmetic']:.0%} of the arithmetic"
+    return f"{path.name} {threads} threads {rate:.1f} tokens/s, {shares}"
+
+
 def write_checkpoint(folder: Path, shape: str) -> Path:
     """A checkpoint of shape S or M as the official package writes it, freshly initialized."""
     import torch
@@ -227,6 +253,23 @@ def measure(
     return rows
 
 
+def look(args: argparse.Namespace) -> Iterator[str]:
+    """Lines of what is asked for beside speeds."""
+    for shape in args.shapes:
+        if args.nodes:
+            counts = {flavour: nodes_a_block(shape, flavour) for flavour in ("portable", "ort")}
+            yield f"{shape} " + ", ".join(f"{f} {n:.1f} nodes a block" for f, n in counts.items())
+        if args.python_share:
+            model = load(build(args.dir, shape, "int4-256"), threads=1)
+            step, length = python_share(model), prompt_share(model)
+            yield f"{shape} {step:.1f} microseconds a step, {length:.1f} a prompt of another length"
+        if args.roofline:
+            for variant, threads in itertools.product(args.variants, args.threads):
+                yield roofline(build(args.dir, shape, variant), threads, args.rounds)
+        if args.checkpoints:
+            yield str(write_checkpoint(args.dir, shape))
+
+
 def main() -> None:
     """Build, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -240,24 +283,16 @@ def main() -> None:
     parser.add_argument("--depths", nargs="*", type=int, default=[], help="decode also after this many tokens")
     parser.add_argument("--no-prompt", action="store_true", help="leave out the prompts of 512 tokens")
     parser.add_argument("--tune", action="store_true", help="tune each bundle first, as a user would on a device")
-    parser.add_argument("--python-share", action="store_true", help="print what Python adds to a step and stop")
+    parser.add_argument("--python-share", action="store_true", help="print what Python adds and stop")
+    parser.add_argument("--roofline", action="store_true", help="print shares of this machine's bounds and stop")
     parser.add_argument("--nodes", action="store_true", help="print nodes a block and stop")
     parser.add_argument("--checkpoints", action="store_true", help="write checkpoints of S and M and stop")
     args = parser.parse_args()
     args.dir.mkdir(parents=True, exist_ok=True)
-    if args.nodes:
-        for shape in args.shapes:
-            counts = {flavour: nodes_a_block(shape, flavour) for flavour in ("portable", "ort")}
-            sys.stdout.write(f"{shape} " + ", ".join(f"{f} {n:.1f} nodes a block" for f, n in counts.items()) + "\n")
-        return
-    if args.python_share:
-        for shape in args.shapes:
-            share = python_share(load(build(args.dir, shape, "int4-256"), threads=1))
-            sys.stdout.write(f"{shape} {share:.1f} microseconds a step\n")
-        return
-    if args.checkpoints:
-        for shape in args.shapes:
-            sys.stdout.write(f"{write_checkpoint(args.dir, shape)}\n")
+    if any((args.nodes, args.python_share, args.roofline, args.checkpoints)):
+        for line in look(args):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
         return
     where, rows = machine(None), list[dict[str, Any]]()
     sys.stderr.write(f"{where['cpu']}, {where['cores']} cores, onnxruntime {where['onnxruntime']}\n")
