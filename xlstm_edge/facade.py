@@ -12,7 +12,7 @@ from xlstm_edge_runtime.reading import check_path
 from xlstm_edge_runtime.verify import Check, verify_bundle
 
 from .facts import describe_bundle, describe_checkpoint
-from .sizing import is_config, plan_export
+from .sizing import plan_export
 
 if TYPE_CHECKING:
     from xlstm_edge_exporters.checkpoints import Checkpoint
@@ -220,6 +220,7 @@ def plan(
     check_path(checkpoint, "a checkpoint")
     load_exporters()
     from xlstm_edge_exporters import checkpoints, hub  # noqa: PLC0415  # loads torch
+    from xlstm_edge_exporters.checkpoints.files import is_config  # noqa: PLC0415  # same
 
     if hub.is_on_hub(checkpoint):
         checkpoint = hub.fetch(checkpoint, config_only=True)

@@ -6,7 +6,6 @@ Everything comes from names and shapes, by the same code that plans an export.
 import re
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlstm_edge_runtime.errors import InputError, shown
@@ -24,9 +23,9 @@ GB = 1e9
 FIXED_MEMORY, CALIBRATION_MEMORY, TENSORS_AT_ONCE = 0.8 * GB, 1.3 * GB, 3
 RUNTIME_MEMORY = 0.4 * GB  # of a process beside the bundle
 # Seconds of an export on two cores of a shared Intel Xeon (2026-11): to start with and for each weight that is rounded; of a
-# calibration for each token, with what each weight adds to it, and for each weight.
+# calibration for each token, with what each weight adds to it, and for each weight and unit of width.
 START_SECONDS, ROUNDING_SECONDS = 3.0, 75e-9
-TOKEN_SECONDS, WEIGHT_SECONDS, GPTQ_SECONDS = 1.2e-3, 1.8e-11, 2.8e-7
+TOKEN_SECONDS, WEIGHT_SECONDS, GPTQ_SECONDS = 5e-4, 4e-11, 2.3e-11
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,8 @@ def _calibration(checkpoint: "Checkpoint", parameters: int) -> tuple[float, floa
     if checkpoint.spec.vocab_size is None:
         return 0.0, 0.0
     tokens = calibration_tokens(checkpoint.spec, Recipe(quantize="int4"))
-    seconds = tokens * (TOKEN_SECONDS + WEIGHT_SECONDS * parameters) + GPTQ_SECONDS * parameters
+    seconds = tokens * (TOKEN_SECONDS + WEIGHT_SECONDS * parameters)
+    seconds += GPTQ_SECONDS * parameters * checkpoint.spec.width
     return seconds, max(_memory(checkpoint, CALIBRATION_MEMORY), FIXED_MEMORY + text_memory(checkpoint, tokens))
 
 
@@ -155,11 +155,3 @@ def _advice(device: str | None) -> list[str]:
             "choose float32 where it fits, and let tune measure"
         )
     return lines
-
-
-def is_config(path: Path) -> bool:
-    """Whether a path is a config alone: a config file, or a folder that holds one and no weights."""
-    weights = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-    if path.is_dir():
-        return not any(file.suffix in weights or file.is_dir() for file in path.iterdir())
-    return path.suffix in (".json", ".yaml", ".yml") and not path.name.endswith(".index.json")

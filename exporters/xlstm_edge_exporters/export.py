@@ -51,12 +51,12 @@ def export_checkpoint(
     flavour = "ort" if recipe.flavour == "ort" else "portable"
     chunk = recipe.chunk if flavour == "ort" else 1
     options = GraphOptions(flavour=flavour, chunk=chunk, all_logits=recipe.all_logits)  # type: ignore[arg-type]  # one of two
-    _check_room(checkpoint, Path(out), recipe, twice=resume or recipe.calibration is not None)
+    plan: Plan | None = None if recipe.quantize is None else make_plan(checkpoint.spec, checkpoint.weights, recipe)
+    _check_room(checkpoint, Path(out), plan or {}, twice=resume or recipe.calibration is not None)
     with work_folder(Path(out), _key(checkpoint, recipe) if resume else None) as work:
-        plan: Plan | None = None
         quantizer: Quantizer = round_searched
-        if recipe.quantize is not None:
-            plan, quantizer = _quantized(checkpoint, recipe, text, work, resume, progress)
+        if plan is not None:
+            plan, quantizer = _quantized(checkpoint, recipe, plan, text, work, resume, progress)
         manifest = write_bundle(
             checkpoint,
             out,
@@ -75,11 +75,10 @@ def export_checkpoint(
 
 
 def _quantized(
-    checkpoint: Checkpoint, recipe: Recipe, text: TextAssets, work: Path, resume: bool, progress: Progress
+    checkpoint: Checkpoint, recipe: Recipe, plan: Plan, text: TextAssets, work: Path, resume: bool, progress: Progress
 ) -> tuple[Plan, Quantizer]:
-    """How many bits each tensor gets, and what rounds it; finished tensors are kept in the folder `work`."""
+    """How many bits each tensor gets at last, and what rounds it; finished tensors are kept in the folder `work`."""
     store = Store(work)
-    plan = make_plan(checkpoint.spec, checkpoint.weights, recipe)
     rounded = stored(round_searched, store) if resume else round_searched
     if recipe.calibration is None:
         return plan, rounded
@@ -95,10 +94,9 @@ def _quantized(
     return plan, finished(store)
 
 
-def _check_room(checkpoint: Checkpoint, out: Path, recipe: Recipe, *, twice: bool) -> None:
+def _check_room(checkpoint: Checkpoint, out: Path, plan: Plan, *, twice: bool) -> None:
     """InputError before anything long runs, where the weights have no room on the disk (twice: finished tensors stay)."""
     shapes = {name: weight.shape for name, weight in checkpoint.weights.items()}
-    plan = make_plan(checkpoint.spec, checkpoint.weights, recipe) if recipe.quantize is not None else {}
     needed = planned_bytes(shapes, plan) + (sum(planned_bytes({n: shapes[n]}, plan) for n in plan) if twice else 0)
     free = shutil.disk_usage(out.parent).free
     if needed > free:

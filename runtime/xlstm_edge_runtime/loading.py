@@ -41,15 +41,21 @@ def load(
     folder = check_path(bundle, "a bundle folder")
     if isinstance(providers, str) or not isinstance(providers, Sequence):
         raise InputError(f"expected providers as a list of names, got {shown(providers)}; leave it out for the CPU")
+    manifest = checked_manifest(folder)
+    # Quantized kernels are 50 times slower on weights as they are stored.
+    mapped = mapped and not manifest.quantization
+    tuning = read_tuning(folder, manifest) if tuned else None
+    return open_model(folder, manifest, tuning, Settings(threads, spin, mapped, tuple(providers)))
+
+
+def checked_manifest(folder: Path) -> Manifest:
+    """A bundle's manifest, its small files hashed; BundleError for one that is damaged, or for a newer onnxruntime."""
     manifest = read_manifest(folder)
     _check_version(manifest)
     for name, entry in manifest.files.items():
         if entry.bytes <= HASHED_AT_LOAD:
             check_hash(folder, name, entry)
-    # Quantized kernels are 50 times slower on weights as they are stored.
-    mapped = mapped and not manifest.quantization
-    tuning = read_tuning(folder, manifest) if tuned else None
-    return open_model(folder, manifest, tuning, Settings(threads, spin, mapped, tuple(providers)))
+    return manifest
 
 
 def open_model(folder: Path, manifest: Manifest, tuning: Tuning | None, settings: Settings) -> Model:

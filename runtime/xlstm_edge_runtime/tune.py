@@ -16,7 +16,7 @@ from .float_graph import float_bytes, write_float_graph
 from .graph_file import check_graph_file
 from .hardware import multiplies_integers, physical_memory
 from .layout import GRAPH, TUNED, TUNING, TUNING_RECORD
-from .loading import load
+from .loading import checked_manifest, load
 from .manifest import Manifest, file_entry
 from .prepack import prove_prepacked, save_prepacked
 from .progress import Progress, no_progress
@@ -35,7 +35,8 @@ def tune_bundle(folder: str | Path, *, progress: Progress = no_progress) -> Tuni
     """Measure, save, return; InputError if the folder cannot be written. A former tuning is replaced."""
     folder = Path(folder)
     _check_place(folder / TUNING)
-    manifest = load(folder, threads=1, tuned=False).manifest
+    manifest = checked_manifest(folder)
+    check_graph_file(folder / manifest.graph.file, manifest.files, manifest.graph.chunk)
     try:
         with atomic_folder(folder / TUNING, replace=True, check=_only_ours) as partial:
             if manifest.quantization:  # float32 weights are mapped as they are

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,6 @@ def test_bad_vectors(name: str, tmp_path: Path) -> None:
 
 
 def test_large_models_take_fewer_tokens(opened: Callable[[Case], Checkpoint]) -> None:
-    from dataclasses import replace
-
     spec = opened(BY_NAME["large-plain"]).spec
     assert calibration_tokens(spec, Recipe(quantize="int4")) == TOKENS
     assert calibration_tokens(replace(spec, vocab_size=1 << 24), Recipe(quantize="int4")) in range(

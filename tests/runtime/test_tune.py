@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,14 @@ from xlstm_edge_runtime.manifest import file_entry
 from ..command import Command, assert_one_sentence
 from ..conftest import BY_NAME
 from ..oracles.cases import Case
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_float_weights() -> Iterator[None]:
+    """`test_float_graph` has those; which are faster is for each machine to say."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tune, "_worth_trying", lambda _source, _partial: False)
+        yield
 
 
 @pytest.fixture(params=[None, "int4"])

@@ -17,6 +17,7 @@ from ..weights import listed
 from .config import read_mapping
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+WEIGHTS_SUFFIXES, CONFIG_SUFFIXES = (".safetensors", *TORCH_SUFFIXES), (".json", ".yaml", ".yml")
 CONFIGS = ("config.yaml", "config.json", "config.yml")
 HINT = "expected config.yaml or config.json beside model.safetensors, shards of it, or a torch state dict"
 INDEX = re.compile(r".*\.(safetensors|bin)\.index\.json")
@@ -60,13 +61,20 @@ def locate(path: Path, name: str | None = None) -> Located:
         raise CheckpointError(f"{HINT}, got {shown(str(path))}: {reason}; check the path") from error
 
 
+def is_config(path: Path) -> bool:
+    """Whether a path is a config alone: a config file, or a folder that holds one and no weights."""
+    if path.is_dir():
+        return not any(file.suffix in WEIGHTS_SUFFIXES or file.is_dir() for file in path.iterdir())
+    return path.suffix in CONFIG_SUFFIXES and not path.name.endswith(".index.json")
+
+
 def locate_configs(path: Path) -> tuple[Path, ...]:
     """The config file at `path`, or those of the folder there; CheckpointError if there is none."""
     try:
         if path.is_dir():
             found = [path / name for name in CONFIGS if (path / name).exists()]
         else:
-            found = [path] if path.suffix in (".json", ".yaml", ".yml") else []
+            found = [path] if path.suffix in CONFIG_SUFFIXES else []
         if found:
             for config in found:
                 _refuse_special(config)
@@ -147,7 +155,7 @@ def _groups(folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
         if not {p.name for p in shards} <= seen:  # else a second index of the same files
             seen |= {p.name for p in shards}
             yield index.name, shards
-    rest = [p for p in entries if p.name not in seen and p.suffix in (".safetensors", *TORCH_SUFFIXES)]
+    rest = [p for p in entries if p.name not in seen and p.suffix in WEIGHTS_SUFFIXES]
     rest = [p for p in rest if p.suffix == ".safetensors" or not TRAINER_FILE.fullmatch(p.name)]
     if any(NUMBERED.fullmatch(p.name) for p in rest):
         yield "model_0.safetensors", _numbered(folder, rest)
@@ -181,7 +189,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
         raise CheckpointError(f"expected {escaped(index.name)} with a weight_map of file names, got none; repair it")
     paths = []
     for name in sorted(set(weight_map.values())):
-        if Path(name).name != name or not name.endswith((".safetensors", *TORCH_SUFFIXES)):
+        if Path(name).name != name or not name.endswith(WEIGHTS_SUFFIXES):
             raise CheckpointError(
                 f"expected shards inside the checkpoint's folder, got {shown(name)}; do not trust this index"
             )
