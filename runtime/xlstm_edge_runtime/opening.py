@@ -101,6 +101,8 @@ def session_options(threads: int | None, spin: int = SPIN, *, mapped: bool = Fal
     # Memory is planned per shape after the first run anyway; reuse and arena only add work to every node of later ones.
     options.enable_mem_reuse = options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin))
+    # Weights of a large model are rearranged for the kernels on all threads; versions that do not know it ignore it.
+    options.add_session_config_entry("session.prepack.enable_parallel", "1")
     if mapped:  # quantized products then multiply the stored weights in float
         options.add_session_config_entry("session.disable_prepacking", "1")
     return options
