@@ -4,6 +4,7 @@ Every MatMulNBits becomes a MatMul with the float32 numbers that its integers me
 are those of the stored weights with float activations. Rows that are only looked up stay as they are stored.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -40,22 +41,32 @@ PAGE, PIECE = 4096, 1 << 20  # bytes that tensors start at; numbers made float a
 
 def float_bytes(source: Path) -> int:
     """Bytes of the products' weights when they are float32; ValueError for a graph that is not as an export writes it."""
-    data = read_bytes(source, LARGEST_GRAPH)
-    graph = next(children(data, (0, len(data)), MODEL_GRAPH))
-    sizes = {product.data: 4 * product.rows * product.columns for product in _products(data, graph).values()}
+    data, sizes = read_bytes(source, LARGEST_GRAPH), dict[str, int]()
+    with _as_exported():
+        for graph in children(data, (0, len(data)), MODEL_GRAPH):
+            sizes |= {product.data: 4 * product.rows * product.columns for product in _products(data, graph).values()}
     return sum(sizes.values())
 
 
 def write_float_graph(source: Path, folder: Path) -> None:
     """The graph and its weights, new in `folder`; ValueError for a graph that is not as an export writes it."""
     data = read_bytes(source, LARGEST_GRAPH)
-    with (folder / weights_of(GRAPH)).open("x+b") as file:
+    with _as_exported(), (folder / weights_of(GRAPH)).open("x+b") as file:
         writer, parts = _Writer(data, source.parent, file), list[bytes]()
         for number, kind, start, end in fields(data, 0, len(data)):
             is_graph = number == MODEL_GRAPH and kind == BYTES
             content = member(number, writer.graph((start, end))) if is_graph else copied(data, number, kind, start, end)
             parts.append(content)
     (folder / GRAPH).write_bytes(b"".join(parts))
+
+
+@contextlib.contextmanager
+def _as_exported() -> Iterator[None]:
+    """ValueError where a name, a tensor, a size or an attribute is not there, or nothing."""
+    try:
+        yield
+    except (LookupError, ArithmeticError) as error:
+        raise ValueError("a graph in a form of its own") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +103,7 @@ def _products(data: bytes, graph: Span) -> dict[Span, _Product]:
             continue
         x, packed, scales, *more = strings(data, node, NODE_INPUT)
         numbers = dict(_attributes(data, node))
-        if (
-            any(more[:2]) or len(more) > 3 or not {"K", "N", "bits"} <= numbers.keys()
-        ):  # zero points, an order of columns
+        if any(more[:2]) or len(more) > 3:  # zero points, an order of columns
             raise ValueError(f"a {PRODUCT} in a form of its own")
         (name,), (output,) = strings(data, node, NODE_NAME), strings(data, node, NODE_OUTPUT)
         bias = more[2] if len(more) > 2 else ""

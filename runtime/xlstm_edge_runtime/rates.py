@@ -17,7 +17,7 @@ from .layout import GRAPH
 from .loading import load
 from .manifest import read_manifest
 from .model import Model
-from .opening import CPU, SPIN, open_graph, session_options
+from .opening import CPU, SPIN, check_graph, open_graph, session_options
 from .progress import Progress
 from .session import Session
 
@@ -66,6 +66,7 @@ def open_trial(folder: Path, partial: Path, threads: int, spin: int) -> Model:
         with contextlib.suppress(BundleError):
             inference = open_graph(partial / GRAPH, session_options(threads, spin), CPU)
             model = Model(folder, read_manifest(folder), inference)
+            check_graph(inference, model.manifest)
             model.in_place = prove_in_place(model)
             return model
     return load(folder, threads=threads, tuned=False, spin=spin)

@@ -96,9 +96,11 @@ def _in_float(folder: Path, manifest: Manifest, partial: Path, found: Found, pro
         model = open_found(folder, place, other)
         check_graph_file(place / GRAPH, {path.name for path in place.iterdir()}, other.chunk)
         float_pass(model, read_vectors(folder, manifest))
+        in_place = bool(model.in_place)
+        del model  # its files are to be moved
         for path in place.iterdir():
             path.replace(partial / path.name)
-        return _record(manifest, partial, other, FLOAT, in_place=bool(model.in_place))
+        return _record(manifest, partial, other, FLOAT, in_place=in_place)
     except (OSError, ValueError, BundleError, VerificationError):  # it was worth a try
         return None
     finally:

@@ -87,6 +87,23 @@ def test_a_product_of_another_form_is_refused(exported: Callable[[str], Path], t
         onnx.save(changed, tmp_path / "other.onnx")
         with pytest.raises(ValueError, match="form of its own"):
             float_bytes(tmp_path / "other.onnx")
+    for spoil in (lambda a: a.ClearField("name"), lambda a: setattr(a, "name", "k")):
+        changed.CopyFrom(graph)
+        spoil(next(node for node in changed.graph.node if node.op_type == "MatMulNBits").attribute[0])
+        onnx.save(changed, tmp_path / "other.onnx")
+        with pytest.raises(ValueError, match="form of its own"):
+            float_bytes(tmp_path / "other.onnx")
+    for key in ("location", "offset", "length"):  # the last two may be left out, says ONNX; an export does not
+        changed = onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False)
+        tensor = next(tensor for tensor in changed.graph.initializer if tensor.external_data)
+        kept = [(entry.key, entry.value) for entry in tensor.external_data if entry.key != key]
+        del tensor.external_data[:]
+        for name, value in kept:
+            tensor.external_data.add(key=name, value=value)
+        onnx.save(changed, tmp_path / "other.onnx")
+        (tmp_path / key).mkdir()
+        with pytest.raises(ValueError, match="form of its own"):
+            write_float_graph(tmp_path / "other.onnx", tmp_path / key)
     scales = next(tensor for tensor in graph.graph.initializer if tensor.name == node.input[2])
     scales.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scales)[:-1], scales.name))
     onnx.save(graph, tmp_path / "other.onnx")

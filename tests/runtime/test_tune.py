@@ -16,6 +16,7 @@ import xlstm_edge_runtime as xr
 from xlstm_edge_runtime import prepack, rates, tune, tuning
 from xlstm_edge_runtime.manifest import file_entry
 
+from ..changed_bundles import change_graph
 from ..command import Command, assert_one_sentence
 from ..conftest import BY_NAME
 from ..oracles.cases import Case
@@ -264,3 +265,17 @@ def test_tuning_keeps_what_is_not_a_tuning_s(bundle: Path, command: Command) -> 
     (bundle / "tuned" / "notes.txt").write_text("mine")
     assert_one_sentence(command("tune", bundle), 2)
     assert (bundle / "tuned" / "notes.txt").read_text() == "mine"
+
+
+def test_a_graph_of_another_interface_is_one_sentence(bundle: Path, command: Command) -> None:
+    """Whatever opens it first."""
+
+    def rename(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            node.output[:] = ["other" if name == "logits" else name for name in node.output]
+        model.graph.output[0].name = "other"
+
+    change_graph(bundle, rename)
+    before = sorted(path.name for path in bundle.iterdir())
+    assert_one_sentence(command("tune", bundle), 2)
+    assert sorted(path.name for path in bundle.iterdir()) == before
