@@ -72,6 +72,8 @@ def plan_export(checkpoint: "Checkpoint", *, bandwidth: str | None = None, devic
     spec, sizes = checkpoint.spec, {scheme: _sizes(checkpoint, scheme) for scheme in SCHEMES}
     state = spec.state_table().nbytes
     read = {scheme: _read(checkpoint, tensors) + 2 * state for scheme, tensors in sizes.items()}
+    if chosen is not None and not chosen.integers:  # integers are made float there, by tune
+        read = dict.fromkeys(SCHEMES, read["float32"])
     totals = {scheme: sum(tensors.values()) for scheme, tensors in sizes.items()}
     parameters = count_parameters(spec)
     rounded = START_SECONDS + ROUNDING_SECONDS * parameters
@@ -151,7 +153,7 @@ def _advice(device: str | None) -> list[str]:
     ]
     if device is not None and not DEVICES[device].integers:
         lines.append(
-            "this chip has no dot products of integers: int8 and int4 take about three times the work of float32 there, so "
-            "choose float32 where it fits, and let tune measure"
+            "this chip has no dot products of integers: int8 and int4 take about three times the work of float32 there, until "
+            "tune opens the bundle with float weights, which take the memory of float32"
         )
     return lines

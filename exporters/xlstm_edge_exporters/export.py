@@ -2,9 +2,14 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
+
+import torch
 
 from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.errors import InputError, shown_path
@@ -53,7 +58,7 @@ def export_checkpoint(
     options = GraphOptions(flavour=flavour, chunk=chunk, all_logits=recipe.all_logits)  # type: ignore[arg-type]  # one of two
     plan: Plan | None = None if recipe.quantize is None else make_plan(checkpoint.spec, checkpoint.weights, recipe)
     _check_room(checkpoint, Path(out), plan or {}, twice=resume or recipe.calibration is not None)
-    with work_folder(Path(out), _key(checkpoint, recipe) if resume else None) as work:
+    with work_folder(Path(out), _key(checkpoint, recipe, text) if resume else None) as work:
         quantizer: Quantizer = round_searched
         if plan is not None:
             plan, quantizer = _quantized(checkpoint, recipe, plan, text, work, resume, progress)
@@ -112,11 +117,16 @@ def _done(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, object]:
     return recipe.as_dict() | tokens
 
 
-def _key(checkpoint: Checkpoint, recipe: Recipe) -> str:
-    """What decides the bytes of finished tensors: they are of no use to an export with another key."""
+def _key(checkpoint: Checkpoint, recipe: Recipe, text: TextAssets) -> str:
+    """What decides the bytes of finished tensors: they are of no use to an export with another key.
+
+    Besides the files that is what computes: sums depend on versions and on the number of threads.
+    """
     files = [recipe.calibration] if recipe.calibration and Path(recipe.calibration).is_file() else []
     stats = [(str(path), *_identity(path)) for path in (*checkpoint.files, *map(Path, files))]
-    return hashlib.sha256(json.dumps([__version__, recipe.as_dict(), stats]).encode()).hexdigest()
+    tokens = asdict(text.special), hashlib.sha256(text.document or b"").hexdigest()
+    machine = [version(name) for name in ("numpy", "torch", "onnxruntime")], torch.get_num_threads(), os.cpu_count()
+    return hashlib.sha256(json.dumps([__version__, recipe.as_dict(), stats, tokens, machine]).encode()).hexdigest()
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -16,5 +16,6 @@ def to_float(data: NDArray[np.uint8], scales: NDArray[np.float32], bits: int) ->
     for place in range(per_byte):
         values[..., place::per_byte] = (data >> np.uint8(place * bits)) & np.uint8(2**bits - 1)
     values -= 1 << (bits - 1)
-    values *= scales[..., None]
+    with np.errstate(over="ignore", invalid="ignore"):  # scales of a damaged file
+        values *= scales[..., None]
     return values.reshape(rows, -1)

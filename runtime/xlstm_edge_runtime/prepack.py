@@ -18,7 +18,10 @@ ODD = 5  # tokens beyond a chunk and steps after them that a tuned graph is comp
 
 
 def save_prepacked(source: Path, folder: Path, threads: int) -> None:
-    """Let onnxruntime write the optimized graph with the weights as its kernels want them; InputError if it cannot."""
+    """Let onnxruntime write the optimized graph with the weights as its kernels want them.
+
+    BundleError for a graph that does not load, InputError where that is not why it cannot.
+    """
     options, target = session_options(threads), folder / GRAPH
     options.optimized_model_filepath = str(target)
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
@@ -27,6 +30,7 @@ def save_prepacked(source: Path, folder: Path, threads: int) -> None:
     try:
         ort.InferenceSession(str(source), options, providers=list(CPU), enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        open_graph(source, session_options(threads), CPU)
         place = shown_path(folder.parent)
         raise InputError(
             f"expected room for a second copy of the weights in {place}, got a failed write; free some space"

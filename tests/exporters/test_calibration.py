@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import xlstm_edge
+from xlstm_edge_exporters import export
 from xlstm_edge_exporters.bundle import write_graph
 from xlstm_edge_exporters.calibration import FEWEST_TOKENS, TOKENS, calibration_tokens, read_vectors
 from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
@@ -22,6 +23,7 @@ from xlstm_edge_exporters.quantize.self_text import write_text, written_in_place
 from xlstm_edge_exporters.quantize.store import Store
 from xlstm_edge_exporters.recipe import Recipe
 from xlstm_edge_exporters.reference import run_reference
+from xlstm_edge_exporters.text_assets import read_text_assets
 from xlstm_edge_exporters.trace import trace
 from xlstm_edge_runtime import InputError
 from xlstm_edge_runtime.in_place import in_place_candidates
@@ -209,6 +211,21 @@ def test_an_interrupted_export_resumes_to_the_same_bytes(
     assert not (tmp_path / "parts.resume").exists()
     first, second = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("whole", "parts"))
     assert first == second
+
+
+@pytest.mark.parametrize("change", ["start token", "tokenizer", "threads"])
+def test_what_was_made_otherwise_is_not_gone_on_with(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, recipe = open_checkpoint(SHIPPED), Recipe(quantize="int4")
+    text = read_text_assets(checkpoint)
+    other = {
+        "start token": replace(text, special=replace(text.special, bos=7)),
+        "tokenizer": replace(text, document=(text.document or b"") + b" "),
+    }.get(change, text)
+    key = export._key(checkpoint, recipe, text)
+    assert export._key(checkpoint, recipe, text) == key
+    if change == "threads":
+        monkeypatch.setattr(export.torch, "get_num_threads", lambda: 77)
+    assert export._key(checkpoint, recipe, other) != key
 
 
 def test_without_resume_nothing_is_left(

@@ -279,3 +279,15 @@ def test_a_graph_of_another_interface_is_one_sentence(bundle: Path, command: Com
     before = sorted(path.name for path in bundle.iterdir())
     assert_one_sentence(command("tune", bundle), 2)
     assert sorted(path.name for path in bundle.iterdir()) == before
+
+
+@pytest.mark.parametrize("bundle", ["int4"], indirect=True)
+def test_a_graph_that_does_not_load_is_told_from_a_full_disk(bundle: Path, command: Command) -> None:
+    def spoil(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == "MatMulNBits")
+        next(attribute for attribute in node.attribute if attribute.name == "K").i = 1 << 40
+
+    change_graph(bundle, spoil)
+    result = command("tune", bundle)
+    assert_one_sentence(result, 2)
+    assert "a graph that onnxruntime" in result.err
