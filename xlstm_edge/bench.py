@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from xlstm_edge_runtime import Model, Session, __version__, load
 from xlstm_edge_runtime.errors import DependencyError, InputError
+from xlstm_edge_runtime.hardware import cpu_name
 from xlstm_edge_runtime.progress import Progress, no_progress
 
 from . import facade
@@ -126,16 +127,6 @@ def machine(threads: int | None) -> dict[str, Any]:
         "onnxruntime": ort.__version__,
         "xlstm_edge": __version__,
     }
-
-
-def cpu_name() -> str:
-    """The processor's own name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

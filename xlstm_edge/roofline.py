@@ -80,8 +80,8 @@ def products_per_token(model: Model) -> int:
 def bytes_per_token(model: Model) -> int:
     """Weights that one token reads, and its state read and written; of an untied embedding only one row counts."""
     manifest = model.manifest
-    in_float = model.tuning is not None and model.tuning.weights == FLOAT
-    files = model.tuning.files if model.tuning is not None and in_float else manifest.files
+    tuning = model.tuning
+    files = tuning.files if tuning is not None and tuning.weights == FLOAT else manifest.files
     weights = files[weights_of(GRAPH)].bytes
     vocab, width = manifest.model.vocab_size, manifest.model.width
     if vocab is not None and not manifest.model.tied:

@@ -17,6 +17,15 @@ def cpu_key() -> str:
     return " ".join(sorted({line.split(":", 1)[-1].strip() for line in lines if line.startswith(wanted)}))
 
 
+def cpu_name() -> str:
+    """The processor's own name where the system tells it."""
+    lines = _cpuinfo()
+    if not lines:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def multiplies_integers() -> bool:
     """Whether onnxruntime has fast products of integers for this processor: on ARM they need the dot-product instructions."""
     machine, lines = platform.machine().lower(), _cpuinfo()

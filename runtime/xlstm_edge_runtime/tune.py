@@ -113,8 +113,8 @@ def _worth_trying(source: Path, partial: Path) -> bool:
         size = float_bytes(source)
     except ValueError:
         return False
-    room = shutil.disk_usage(partial).free // 2, physical_memory() // 4
-    return size <= min(*room, SMALL if multiplies_integers() else size)
+    room = min(shutil.disk_usage(partial).free // 2, physical_memory() // 4)
+    return size <= room and (size <= SMALL or not multiplies_integers())
 
 
 def _record(manifest: Manifest, partial: Path, found: Found, weights: str, *, in_place: bool) -> Tuning:

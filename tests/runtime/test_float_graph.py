@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 import xlstm_edge
 import xlstm_edge_runtime as xr
+from xlstm_edge.roofline import bytes_per_token
 from xlstm_edge_runtime import float_graph, hardware, tune
 from xlstm_edge_runtime.float_graph import float_bytes, write_float_graph
 from xlstm_edge_runtime.graph_file import check_graph_file
@@ -141,6 +142,7 @@ def test_where_floats_are_faster_a_tuned_bundle_has_float_weights(
     assert model.tuning is not None
     assert model.chunk == facts["chunk"]
     assert bool(model.in_place) == facts["in_place"]
+    assert bytes_per_token(model) > 2 * bytes_per_token(xr.load(bundle, tuned=False))  # what bench counts
     float_pass(model, read_vectors(bundle, model.manifest))
     result = command("verify", bundle)
     assert result.code == 0

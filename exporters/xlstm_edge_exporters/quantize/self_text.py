@@ -53,7 +53,7 @@ def write_text(
 
 
 class _Writer:
-    """Streams side by side, from the states `past`; a step leaves `logits` (streams, V) of the next tokens.
+    """Streams side by side, from the states `past`; a step leaves `logits` (streams, V) of the next tokens, and `state`.
 
     States named by `in_place` are written over; the others have two buffers that take turns. New ones for each token would
     cost more than it does.
@@ -64,20 +64,15 @@ class _Writer:
         self._session, self._token = session, np.zeros((streams, 1), np.int64)
         self.logits = np.zeros((streams, vocab), np.float32)
         present = {name: array if name in in_place else np.empty_like(array) for name, array in past.items()}
-        self._pairs = [(past, present), (present, past)]
-        self._turns = [self._bound(table, *pair) for pair in self._pairs]
+        self.state = past
+        self._turns = [(self._bound(table, *pair), pair[1]) for pair in ((past, present), (present, past))]
 
     def step(self, token: Ids) -> None:
         """Read a token (streams,) of each."""
         self._token[:, 0] = token
-        self._session.run_with_iobinding(self._turns[0])
+        binding, self.state = self._turns[0]
+        self._session.run_with_iobinding(binding)
         self._turns.reverse()
-        self._pairs.reverse()
-
-    @property
-    def state(self) -> State:
-        """The streams' states as they are now."""
-        return self._pairs[0][0]
 
     def _bound(self, table: StateTable, past: State, present: State) -> Any:
         """A step from `past` to `present`."""

@@ -12,6 +12,7 @@ from xlstm_edge_exporters.quantize.scheme import BITS, BLOCK_SIZES, BLOCK_SIZES_
 from xlstm_edge_exporters.quantize.sources import round_searched, round_to_nearest
 from xlstm_edge_exporters.weights import loaded
 from xlstm_edge_runtime import InputError
+from xlstm_edge_runtime.integers import to_float
 
 RNG = np.random.default_rng(0)
 
@@ -82,3 +83,9 @@ def test_searched_scales_beat_plain_ones() -> None:
 def test_bad_schemes(bad: tuple[int, int]) -> None:
     with pytest.raises(InputError, match="expected"):
         Scheme(*bad)
+
+
+def test_scales_of_a_damaged_file_are_no_warning() -> None:
+    """Whoever compares the outputs refuses them in a sentence."""
+    data = np.zeros((1, 1, 16), np.uint8)
+    assert np.isinf(to_float(data, np.array([[3e38]], np.float32), 4)).all()
