@@ -42,9 +42,9 @@ bench: .venv/ready           ## speed and memory of the shipped checkpoint
 	$(BIN)/python -m pip install --no-deps xlstm==2.0.6 mlstm_kernels==2.0.6
 	touch $@
 
-# The lower bounds in pyproject.toml, and for the portable flavour the onnxruntime that its manifest asks for.
+# The lower bounds in pyproject.toml, and for static targets the onnxruntime that their manifests ask for.
 .oldest/ready: pyproject.toml Makefile
-	$(PYTHON) -m venv .oldest/ort && .oldest/ort/bin/python -m pip install --quiet numpy==1.26.0 onnxruntime==1.26.0 tokenizers==0.21.0
+	$(PYTHON) -m venv .oldest/cpu && .oldest/cpu/bin/python -m pip install --quiet numpy==1.26.0 onnxruntime==1.26.0 tokenizers==0.21.0
 	$(PYTHON) -m venv .oldest/portable && .oldest/portable/bin/python -m pip install --quiet numpy==1.26.0 onnxruntime==1.17.0
 	touch $@
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import xlstm_edge
 from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
+from xlstm_edge_exporters.targets import TARGETS
 from xlstm_edge_runtime import Model, load
 
 from .command import Command
@@ -55,26 +56,27 @@ def opened(checkpoint_of: Callable[[Case], Path]) -> Callable[[Case], Checkpoint
 def bundle_of(
     checkpoint_of: Callable[[Case], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[Case, str], Path]:
-    """Case and flavour -> its bundle folder."""
+    """Case and target -> its bundle folder."""
 
     @cache
-    def make(case_name: str, flavour: str) -> Path:
-        out = tmp_path_factory.mktemp("bundles") / f"{case_name}-{flavour}"
-        xlstm_edge.export(checkpoint_of(BY_NAME[case_name]), out, flavour=flavour, chunk=16)  # type: ignore[arg-type]
+    def make(case_name: str, target: str) -> Path:
+        out = tmp_path_factory.mktemp("bundles") / f"{case_name}-{target}"
+        chunk = None if TARGETS[target].static else 16
+        xlstm_edge.export(checkpoint_of(BY_NAME[case_name]), out, target=target, chunk=chunk)
         return out
 
-    return lambda case, flavour: make(case.name, flavour)
+    return lambda case, target: make(case.name, target)
 
 
 @pytest.fixture(scope="session")
 def model_of(bundle_of: Callable[[Case, str], Path]) -> Callable[[Case, str], Model]:
-    """Case and flavour -> its loaded bundle."""
+    """Case and target -> its loaded bundle."""
 
     @cache
-    def make(case_name: str, flavour: str) -> Model:
-        return load(bundle_of(BY_NAME[case_name], flavour), threads=1)
+    def make(case_name: str, target: str) -> Model:
+        return load(bundle_of(BY_NAME[case_name], target), threads=1)
 
-    return lambda case, flavour: make(case.name, flavour)
+    return lambda case, target: make(case.name, target)
 
 
 @pytest.fixture

@@ -213,14 +213,14 @@ def save_scenario(root: Path, *, old: bool) -> Scenario:
     place = root / "place" / "state.safetensors"
     facade.export(make_checkpoint(CASE, root), root / "bundle")
     table = read_manifest(root / "bundle").state
-    states = {1: table.merge_heads(table.initial()), 2: table.merge_heads(table.initial())}
+    states = {1: table.initial(), 2: table.initial()}
     states[2] = {name: array + 1 for name, array in states[2].items()}
 
     def reset() -> None:
         shutil.rmtree(root / "place", ignore_errors=True)
         (root / "place").mkdir()
         if old:
-            write_snapshot(place, states[1], source="s", tokens=1)
+            write_snapshot(place, states[1], table, source="s", tokens=1)
 
     def stands() -> str:
         if not place.exists():
@@ -229,7 +229,7 @@ def save_scenario(root: Path, *, old: bool) -> Scenario:
         assert all((state[name] == states[tokens][name]).all() for name in state)
         return {1: "old", 2: "new"}[tokens]
 
-    return Scenario(lambda: write_snapshot(place, states[2], source="s", tokens=2), stands, reset)
+    return Scenario(lambda: write_snapshot(place, states[2], table, source="s", tokens=2), stands, reset)
 
 
 def fork(run: Callable[[], object]) -> int:

@@ -2,7 +2,7 @@
 
     import xlstm_edge
 
-    bundle = xlstm_edge.export("checkpoint", "bundle", flavour="ort")
+    bundle = xlstm_edge.export("checkpoint", "bundle", target="cpu")
     xlstm_edge.verify("bundle", against="checkpoint")
     xlstm_edge.plan("checkpoint")                # sizes, memory, speed, before any work
     xlstm_edge.inspect("bundle")

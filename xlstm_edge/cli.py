@@ -37,6 +37,7 @@ def export(
     output: options.Output,
     prefix: options.Prefix = None,
     weights: options.Weights = None,
+    target: options.Target = None,
     flavour: options.Flavour = None,
     chunk: options.Chunk = None,
     quantize: options.Quantize = None,
@@ -63,7 +64,7 @@ def export(
     Example: `xlstm-edge export examples/shakespeare -o bundle --quantize int4`
     """
     asked = facade.ExportOptions(
-        flavour=flavour,
+        target=options.target_of(target, flavour),
         chunk=chunk,
         all_logits=all_logits,
         quantize=quantize,

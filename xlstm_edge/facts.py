@@ -17,7 +17,7 @@ def describe_bundle(manifest: Manifest) -> Facts:
         "kind": "bundle",
         "family": manifest.family,
         "producer": manifest.producer,
-        "flavour": manifest.graph.flavour,
+        "target": manifest.graph.target,
         "opset": manifest.graph.opset,
         "minimum_onnxruntime": manifest.onnxruntime,
         "width": manifest.model.width,

@@ -79,13 +79,19 @@ QualityPlot = Annotated[
     typer.Option("--plot", help="Draw size against KL, or perplexity over position.", metavar="FILE.png"),
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.", metavar="BUNDLE")]
-Flavour = Annotated[
-    Literal["ort", "portable"] | None,
+Target = Annotated[
+    Literal["cpu", "portable", "web", "coreml", "qnn", "openvino"] | None,
     typer.Option(
-        help="**ort** for onnxruntime (any chunk length), **portable** for other runtimes.", show_default="ort"
+        help="Where it is to run: **cpu** (onnxruntime), **web** (browsers), **coreml** (Apple), **qnn** (Snapdragon), "
+        "**openvino** (Intel), **portable** (any other ONNX runtime).",
+        show_default="cpu",
     ),
 ]
-Chunk = Annotated[int | None, typer.Option(help="Most tokens of one call (ort).", show_default="64")]
+FLAVOURS = {"ort": "cpu", "portable": "portable"}
+Flavour = Annotated[str | None, typer.Option(hidden=True)]  # what targets were called
+Chunk = Annotated[
+    int | None, typer.Option(help="Most tokens of one call.", show_default="64; 1 for accelerators and portable")
+]
 Quantize = Annotated[
     Literal["int8", "int4", "mixed"] | None,
     typer.Option(help="Integers for the large matrices.", show_default="float32"),
@@ -172,6 +178,15 @@ Echo = Annotated[
     typer.Option("--echo/--no-echo", help="Print the prompt before its continuation.", show_default="on a terminal"),
 ]
 IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Do not stop at the bundle's own stop ids.")]
+
+
+def target_of(target: str | None, flavour: str | None) -> str | None:
+    """The target, also by the names that it had as a flavour; InputError for others, and for both."""
+    if flavour is None:
+        return target
+    if flavour not in FLAVOURS or target is not None:
+        raise InputError(f"expected --target alone, got --flavour {flavour!r}; pass --target cpu or --target portable")
+    return FLAVOURS[flavour]
 
 
 def patterns(words: list[str]) -> dict[str, int]:

@@ -39,7 +39,7 @@ def facts_table(facts: Facts, title: str) -> Table:
         "state": f"{human(facts['state_bytes'])} a session, whatever its length ({len(facts['state'])} tensors)",
     }
     if facts["kind"] == "bundle":
-        rows["graph"] = f"{facts['flavour']}, opset {facts['opset']}, up to {facts['chunk']} tokens a call"
+        rows["graph"] = f"{facts['target']}, opset {facts['opset']}, up to {facts['chunk']} tokens a call"
         rows["runtime"] = f"onnxruntime {facts['minimum_onnxruntime']} or newer"
         rows["tokenizer"] = facts["tokenizer"]
     if facts.get("notes"):

@@ -6,6 +6,7 @@ by the next export.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -20,6 +21,7 @@ from xlstm_edge_runtime.layout import GRAPH, MANIFEST, VECTORS
 from xlstm_edge_runtime.manifest import Dimensions, FileEntry, GraphInfo, Manifest, file_entry
 from xlstm_edge_runtime.manifest_sections import Quantization, TensorQuantization
 from xlstm_edge_runtime.progress import Progress, no_progress
+from xlstm_edge_runtime.state import StateSpec, StateTable
 
 from .checkpoints import Checkpoint
 from .checkpoints.files import sha256
@@ -31,13 +33,13 @@ from .quantize.read import read_weights
 from .quantize.rewrite import QuantizeGraph
 from .quantize.sources import Load, Quantizer, quantized_sources, round_to_nearest
 from .reference import iterate_names
+from .relative_gates import OFFSET
 from .spec import MLSTM, SLSTM, ModelSpec, UpMLSTM
 from .text_assets import TextAssets, read_text_assets
 from .trace import trace
 from .vectors import make_vectors, vectors_json
-from .weights import FloatArray, Weight
+from .weights import FloatArray, Weight, Weights
 
-MINIMUM_ONNXRUNTIME = {"ort": "1.26", "portable": "1.17"}
 KINDS = {UpMLSTM: "mlstm", MLSTM: "mlstm", SLSTM: "slstm"}
 
 
@@ -66,8 +68,8 @@ def write_bundle(
     with placed(out, force) as folder:
         progress("tracing", 0, 0)
         model = trace(checkpoint.spec, options)
-        write_graph(model, checkpoint, folder, progress, plan=plan, quantizer=quantizer)
-        stored = read_weights(folder / GRAPH)
+        write_graph(model, checkpoint, folder, progress, options=options, plan=plan, quantizer=quantizer)
+        stored = options.lowering.canonical_weights(checkpoint.spec, read_weights(folder / GRAPH))
         block_sizes = {name: scheme.block_size for name, scheme in (plan or {}).items()}
         vectors = make_vectors(checkpoint.spec, stored, block_sizes, chunk=options.chunk, progress=progress)
         (folder / VECTORS).write_text(vectors_json(vectors), encoding="utf-8")
@@ -88,11 +90,12 @@ def write_graph(
     folder: Path,
     progress: Progress = no_progress,
     *,
+    options: GraphOptions | None = None,
     plan: Plan | None = None,
     quantizer: Quantizer = round_to_nearest,
 ) -> Path:
-    """Save the traced model with its weights as external data, one tensor at a time, each checked; its file."""
-    weights, plan = checkpoint.weights, plan or {}
+    """Save the traced model with the target's weights as external data, one tensor at a time, each checked; its file."""
+    weights, plan = target_weights(checkpoint, options or GraphOptions()), plan or {}
     if plan:
         QuantizeGraph(plan)(model)
     checked = {name: Weight(weight.shape, partial(_finite, name, weight)) for name, weight in weights.items()}
@@ -114,7 +117,7 @@ def describe(
     return Manifest(
         family=spec.family,
         producer=f"xlstm-edge {__version__}",
-        onnxruntime=MINIMUM_ONNXRUNTIME[options.flavour],
+        onnxruntime=options.lowering.onnxruntime,
         source=sha256(checkpoint.files),
         model=Dimensions(
             width=spec.width,
@@ -126,8 +129,8 @@ def describe(
         ),
         graph=GraphInfo(
             file=GRAPH,
-            flavour=options.flavour,
-            opset=options.opset,
+            target=options.target,
+            opset=options.lowering.opset,
             input=input_name(spec),
             output=output_name(spec),
             chunk=options.chunk,
@@ -135,11 +138,29 @@ def describe(
         ),
         tokenizer=text.info,
         special_tokens=text.special,
-        state=graph_states(spec, options),
+        state=states_of(checkpoint, options),
         files=files,
         sampling=text.sampling,
         quantization=quantization,
     )
+
+
+def target_weights(checkpoint: Checkpoint, options: GraphOptions) -> Weights:
+    """The weights that the target's graph reads."""
+    return options.lowering.weights(checkpoint.spec, checkpoint.weights)
+
+
+def states_of(checkpoint: Checkpoint, options: GraphOptions) -> StateTable:
+    """The state table of the target's graph, with what it holds stabilizers short of."""
+    weights = target_weights(checkpoint, options)
+    return StateTable([_with_offset(row, weights) for row in graph_states(checkpoint.spec, options)])
+
+
+def _with_offset(row: StateSpec, weights: Weights) -> StateSpec:
+    """The constants of relative gates, where the row is a stabilizer of such."""
+    block, _, tensor = row.name.rpartition(".")
+    offset = weights.get(f"{block}.mixer.{OFFSET}") if tensor == "m" else None
+    return row if offset is None else replace(row, offset=tuple(float(x) for x in offset.load().reshape(-1)))
 
 
 def count_parameters(spec: ModelSpec) -> int:

@@ -115,7 +115,10 @@ def _self_written(
     """
     if (found := store.load(TEXT)) is not None:
         return found["ids"].astype(np.int64)
-    spec, options = checkpoint.spec, GraphOptions(chunk=recipe.chunk)  # of the bundle, so that it is traced once
+    spec, options = (
+        checkpoint.spec,
+        GraphOptions(chunk=recipe.chosen_chunk if recipe.target == "cpu" else GraphOptions().chunk),
+    )
     tokens = calibration_tokens(spec, recipe)
     progress("preparing text", 0, 0)
     plan = _text_plan(checkpoint)

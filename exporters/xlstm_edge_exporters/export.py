@@ -53,9 +53,7 @@ def export_checkpoint(
     text = read_text_assets(checkpoint, recipe.tokenizer, notes.append)
     if checkpoint.spec.vocab_size is None:
         recipe = recipe.for_vectors()
-    flavour = "ort" if recipe.flavour == "ort" else "portable"
-    chunk = recipe.chunk if flavour == "ort" else 1
-    options = GraphOptions(flavour=flavour, chunk=chunk, all_logits=recipe.all_logits)  # type: ignore[arg-type]  # one of two
+    options = GraphOptions(target=recipe.target, chunk=recipe.chosen_chunk, all_logits=recipe.all_logits)
     plan: Plan | None = None if recipe.quantize is None else make_plan(checkpoint.spec, checkpoint.weights, recipe)
     _check_room(checkpoint, Path(out), plan or {}, twice=resume or recipe.calibration is not None)
     with work_folder(Path(out), _key(checkpoint, recipe, text) if resume else None) as work:

@@ -54,6 +54,8 @@ class UpMLSTMLayer(nn.Module):
         self.gates = _dense(3 * inner, 2 * spec.heads)
         self.head_norm = _norm(inner, spec.head_norm)
         self.skip = _parameter(inner, 1)
+        if spec.relative:
+            self.offset = _parameter(1, spec.heads)
         self.down = _dense(inner, width, spec.bias)
 
     def forward(self, u: Tensor, state: States) -> tuple[Tensor, NewStates]:
@@ -65,7 +67,11 @@ class UpMLSTMLayer(nn.Module):
         qkv = ops.block_diagonal(torch.cat([c, c, x], 1), self.qkv.weight, self.qkv.bias).transpose(1, 2)
         cell = (state["C"], state["n"], state["m"])
         q, k, v = ops.split(qkv, [inner] * 3)
-        h, (C, n, m) = ops.mlstm(q, k, v, ops.linear(qkv, self.gates.weight, self.gates.bias), cell, self.spec.eps)
+        gates = ops.linear(qkv, self.gates.weight, self.gates.bias)
+        if self.spec.relative:
+            h, (C, n, m) = ops.relative_mlstm(q, k, v, gates, cell, self.spec.eps, self.offset)
+        else:
+            h, (C, n, m) = ops.mlstm(q, k, v, gates, cell, self.spec.eps)
         h = ops.head_norm(h, self.head_norm.weight, self.head_norm.bias, self.spec.head_norm)
         y = (h + (self.skip * c).transpose(1, 2)) * ops.silu(z)
         return ops.linear(y, self.down.weight, self.down.bias), _with_window(window, C=C, n=n, m=m)
@@ -79,6 +85,10 @@ class MLSTMLayer(nn.Module):
         self.spec, self.ops = spec, ops
         self.qkvo = _dense(width, 2 * spec.qk_width + 2 * spec.v_width, spec.bias)
         self.gates = _dense(width, 2 * spec.heads)
+        if spec.relative:
+            self.offset = _parameter(1, spec.heads)
+        if spec.relative and spec.gate_soft_cap is not None:
+            self.gate_scale, self.gate_pivot = _parameter(2 * spec.heads), _parameter(2 * spec.heads)
         if spec.head_norm.weight:
             self.head_norm = _norm(spec.v_width, spec.head_norm)
         self.out = _dense(spec.v_width, width, spec.bias)
@@ -89,19 +99,31 @@ class MLSTMLayer(nn.Module):
         q, k, v, o = ops.split(
             ops.linear(u, self.qkvo.weight, self.qkvo.bias), [spec.qk_width] * 2 + [spec.v_width] * 2
         )
-        gates = ops.linear(u, self.gates.weight, self.gates.bias)
-        if spec.gate_soft_cap is not None:  # the weights are stored divided by the cap
-            gates = spec.gate_soft_cap * torch.tanh(gates)
+        gates = self._gates(u)
         new: NewStates
         if spec.bounded:
             h, (C, n) = ops.bounded_mlstm(q, k, v, gates, (state["C"], state["n"]))
             new = {"C": C, "n": n}
         else:
-            h, (C, n, m) = ops.mlstm(q, k, v, gates, (state["C"], state["n"], state["m"]), spec.eps)
+            cell = (state["C"], state["n"], state["m"])
+            if spec.relative:
+                h, (C, n, m) = ops.relative_mlstm(q, k, v, gates, cell, spec.eps, self.offset)
+            else:
+                h, (C, n, m) = ops.mlstm(q, k, v, gates, cell, spec.eps)
             new = {"C": C, "n": n, "m": m}
         weight, bias = (self.head_norm.weight, self.head_norm.bias) if spec.head_norm.weight else (None, None)
         h = ops.head_norm(h, weight, bias, spec.head_norm)
         return ops.linear(torch.sigmoid(o) * h, self.out.weight, self.out.bias), new
+
+    def _gates(self, u: Tensor) -> Tensor:
+        """[i | -f], soft-capped; the weights are stored divided by the cap."""
+        gates = self.ops.linear(u, self.gates.weight, self.gates.bias)
+        if self.spec.gate_soft_cap is None:
+            return gates
+        capped = torch.tanh(gates)
+        if self.spec.relative:
+            return self.gate_scale * capped / (self.gate_pivot * capped + 1.0)
+        return self.spec.gate_soft_cap * capped
 
 
 class SLSTMLayer(nn.Module):
@@ -206,7 +228,7 @@ class Model(nn.Module):
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Ids -> vectors; vectors pass."""
-        return inputs if self.spec.vocab_size is None else nn.functional.embedding(inputs, self.embedding.weight)
+        return inputs if self.spec.vocab_size is None else self.ops.embed(inputs, self.embedding.weight)
 
     def output(self, x: Tensor, delta: Tensor | None) -> Tensor:
         """Residual pair -> final norm -> head."""

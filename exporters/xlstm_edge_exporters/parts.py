@@ -18,10 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .interface import GraphOptions, graph_states
+from .interface import GraphOptions
 from .model import Model, NewStates, States
-from .ops.ort import Ort
-from .ops.portable import Portable
 from .spec import Block, ModelSpec
 
 Pair = tuple[Tensor, Tensor]
@@ -86,21 +84,21 @@ class _Module(nn.Module):
 @functools.lru_cache(KEPT)
 def _trace(small: ModelSpec, options: GraphOptions) -> Parts:
     """One torch.onnx.export for all parts of a model that has each of its blocks once, of fake tensors."""
-    static = options.flavour == "portable"
-    batch, tokens = (1, 1) if static else (2, 3)  # sizes that stay open must not be 0 or 1, which torch would fix
-    ops = Portable() if static else Ort(options.chunk)
-    table = graph_states(small, options)
+    target, table = options.lowering, options.lowering.states(small.state_table())
+    # Sizes that stay open must not be 0 or 1, which torch would fix.
+    batch, tokens = 1 if target.static else 2, 1 if target.static or options.chunk == 1 else 3
     with FakeTensorMode():
-        module = _Module(Model(small, ops, all_logits=options.all_logits)).eval()
+        module = _Module(Model(small, target.ops(options.chunk), all_logits=options.all_logits)).eval()
         vectors = torch.zeros(batch, tokens, small.width)
         examples = {
             "inputs": vectors if small.vocab_size is None else torch.zeros(batch, tokens, dtype=torch.int64),
             "pairs": [(torch.zeros_like(vectors), torch.zeros_like(vectors)) for _ in small.blocks],
             "state": {name: torch.zeros(shape) for name, shape in table.initial_shapes(batch).items()},
         }
+    sizes = OPEN if tokens > 1 else {0: OPEN[0]}
     dynamic = {
-        "inputs": OPEN,
-        "pairs": [(OPEN, OPEN) for _ in small.blocks],
+        "inputs": sizes,
+        "pairs": [(sizes, sizes) for _ in small.blocks],
         "state": {row.name: {0: OPEN[0]} for row in table},
     }
     with _quiet(), _interruptible():
@@ -110,8 +108,8 @@ def _trace(small: ModelSpec, options: GraphOptions) -> Parts:
             kwargs=examples,
             dynamo=True,
             optimize=False,
-            opset_version=23 if options.flavour == "ort" else 18,
-            dynamic_shapes=None if static else dynamic,
+            opset_version=target.traced_opset,
+            dynamic_shapes=None if target.static else dynamic,
             verbose=False,
         )
     assert program is not None

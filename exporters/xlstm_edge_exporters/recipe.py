@@ -21,6 +21,7 @@ from xlstm_edge_runtime.manifest_sections import LARGEST_CHUNK, RECIPE
 from xlstm_edge_runtime.reading import LARGEST_TEXT, read_bytes
 
 from .quantize.scheme import BITS, Scheme
+from .targets import TARGETS
 
 LARGEST_RECIPE = 64 << 10
 MOST_DOTS = 100  # of one line: tomllib needs time and memory by their square
@@ -53,8 +54,8 @@ class Recipe:
     beside it.
     """
 
-    flavour: str = "ort"
-    chunk: int = 64
+    target: str = "cpu"
+    chunk: int | None = None
     all_logits: bool = False
     quantize: str | None = None
     method: str | None = None
@@ -71,21 +72,29 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in KINDS:
             _check_type(name, getattr(self, name))
-        if self.flavour not in ("ort", "portable"):
-            raise InputError(f"expected flavour ort or portable, got {shown(self.flavour)}; choose one")
-        if isinstance(self.chunk, bool) or not isinstance(self.chunk, int) or not 1 <= self.chunk <= LARGEST_CHUNK:
-            raise InputError(
-                f"expected a chunk of 1 to {LARGEST_CHUNK} tokens, got {shown(self.chunk)}; 64 is a good choice"
-            )
+        self._check_target()
         if self.quantize not in (None, "mixed", *PRESETS):
             raise InputError(f"expected quantize int8, int4 or mixed, got {shown(self.quantize)}; choose one")
-        if self.quantize is not None and self.flavour == "portable":
-            raise InputError(
-                "expected float32 for the portable flavour, got --quantize; its opset has no block-wise integers"
-            )
         self._check_calibration()
         if self.quantize is not None:
             self._check_bits()
+
+    def _check_target(self) -> None:
+        if self.target not in TARGETS:
+            raise InputError(f"expected a target among {', '.join(TARGETS)}, got {shown(self.target)}; choose one")
+        target = TARGETS[self.target]
+        most = 1 if target.static else LARGEST_CHUNK
+        if self.chunk is not None and not 1 <= self.chunk <= most:
+            advice = f"leave it out for {target.default_chunk}"
+            raise InputError(
+                f"expected a chunk of 1 to {most} tokens for {self.target}, got {shown(self.chunk)}; {advice}"
+            )
+        if self.quantize is not None and self.quantize not in target.quantizations:
+            known = " or ".join(sorted(target.quantizations))
+            advice = f"choose {known}" if known else "leave out --quantize, or export for the target cpu"
+            raise InputError(
+                f"expected {known or 'float32'} for the target {self.target}, got --quantize {shown(self.quantize)}; {advice}"
+            )
 
     def _check_bits(self) -> None:
         Scheme(self.bits, self.chosen_block_size)
@@ -150,6 +159,11 @@ class Recipe:
     def chosen_method(self) -> str:
         """rtn or gptq."""
         return self.method or ("rtn" if self.calibration is None else "gptq")
+
+    @property
+    def chosen_chunk(self) -> int:
+        """Most tokens of one call: as given, or the target's."""
+        return TARGETS[self.target].default_chunk if self.chunk is None else self.chunk
 
     @property
     def bits(self) -> int:

@@ -38,6 +38,7 @@ class UpMLSTM:
     head_norm: Norm
     bias: bool
     eps: float = 1e-6
+    relative: bool = False  # see `relative_gates`
 
     @property
     def head_width(self) -> int:
@@ -62,6 +63,7 @@ class MLSTM:
     bias: bool
     eps: float = 1e-6
     stabilized: bool = False  # True: keep the stabilizer in any case, as the official cell does
+    relative: bool = False  # see `relative_gates`
 
     @property
     def bounded(self) -> bool:
@@ -71,7 +73,7 @@ class MLSTM:
         denominator, which a layer norm makes invisible unless it is large. That is a lowering, to be held to the
         stabilized cell: `ModelSpec.official`.
         """
-        if self.stabilized or self.gate_soft_cap is None:
+        if self.stabilized or self.relative or self.gate_soft_cap is None:
             return False
         return self.gate_soft_cap <= LARGEST_BOUND and self.eps <= SMALL_EPS
 

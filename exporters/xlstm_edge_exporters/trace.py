@@ -11,8 +11,6 @@ import onnx_ir as ir
 from .assembly import assemble
 from .interface import GraphOptions
 from .parts import trace_parts
-from .passes.opset17 import ToOpset17
-from .passes.scan import ExpandSLSTM
 from .passes.tidy import Tidy
 from .spec import ModelSpec
 
@@ -20,11 +18,12 @@ from .spec import ModelSpec
 def trace(spec: ModelSpec, options: GraphOptions) -> ir.Model:
     """The graph, its weights named after the canonical parameters and without data.
 
-    Inputs: tokens, then `past.*` in the order of the state table; outputs: logits, then `present.*`.
+    Inputs: tokens, then `past.*` in the order of the state table; outputs: logits, then `present.*`. The weights are those of
+    the target, which may have others than the canonical model (`Target.weights`).
     """
-    ort = options.flavour == "ort"
-    graph = assemble(spec, options, trace_parts(spec, options))
-    model = ir.Model(graph, ir_version=10, producer_name="xlstm-edge")
-    Tidy()(model)
-    (ExpandSLSTM() if ort else ToOpset17())(model)
+    target = options.lowering
+    graph = assemble(spec, options, trace_parts(target.spec(spec), options))
+    model = ir.Model(graph, ir_version=target.ir_version, producer_name="xlstm-edge")
+    for step in (Tidy(), *target.passes()):
+        step(model)
     return model

@@ -16,7 +16,7 @@ from xlstm_edge_runtime.opening import Settings
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.verify import Check, compare_outputs, verify_stored
 
-from .bundle import describe
+from .bundle import describe, target_weights
 from .checkpoints import Checkpoint
 from .graph_diff import check_structure
 from .interface import GraphOptions
@@ -48,6 +48,7 @@ def verify_against(
     """
     folder, model = Path(folder), load(folder, threads=threads)
     manifest = model.manifest
+    options = _options(manifest)
     yield Check("source", _same_source(manifest, checkpoint, tokenizer))
     graph, tensors = folder / manifest.graph.file, manifest.quantization.tensors
     schemes = read_schemes(graph)
@@ -56,8 +57,9 @@ def verify_against(
             "expected the graph to quantize as the manifest says, got other bits or block sizes; export the bundle again"
         )
     yield Check("structure", _same_graph(manifest, checkpoint, graph, schemes))
-    stored = read_weights(graph)
-    yield Check("tensors", _same_weights(checkpoint.weights, stored, schemes, manifest.quantization.calibrated))
+    stored, wanted = read_weights(graph), target_weights(checkpoint, options)
+    yield Check("tensors", _same_weights(wanted, stored, schemes, manifest.quantization.calibrated))
+    stored = options.lowering.canonical_weights(checkpoint.spec, stored)
     block_sizes = {name: scheme.block_size for name, scheme in schemes.items()}
     vectors = make_vectors(
         checkpoint.spec, stored, block_sizes, chunk=manifest.graph.chunk, seed=SEED, progress=progress
@@ -94,11 +96,7 @@ def _same_source(manifest: Manifest, checkpoint: Checkpoint, tokenizer: str | No
 
 def _options(manifest: Manifest) -> GraphOptions:
     graph = manifest.graph
-    return GraphOptions(
-        flavour=graph.flavour,  # type: ignore[arg-type]  # read as one of the two
-        chunk=graph.chunk,
-        all_logits=graph.all_logits,
-    )
+    return GraphOptions(target=graph.target, chunk=graph.chunk, all_logits=graph.all_logits)
 
 
 def _same_graph(manifest: Manifest, checkpoint: Checkpoint, graph: Path, schemes: Mapping[str, Scheme]) -> str:
@@ -106,7 +104,10 @@ def _same_graph(manifest: Manifest, checkpoint: Checkpoint, graph: Path, schemes
     model = trace(checkpoint.spec, _options(manifest))
     if schemes:
         QuantizeGraph(dict(schemes))(model)
-    weights = {*checkpoint.weights, *(name + part for name in schemes for part in (DATA, SCALES, TABLE))}
+    weights = {
+        *target_weights(checkpoint, _options(manifest)),
+        *(name + part for name in schemes for part in (DATA, SCALES, TABLE)),
+    }
     return f"{check_structure(model, ir.load(graph), weights):,} operators as the checkpoint traces"
 
 

@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 FORMAT = "xlstm-edge"
-SCHEMA = 3
+SCHEMA = 4
 LARGEST_MANIFEST = 8 << 20
 # A state is about as large as the weights that move it; what asks for far more memory is no bundle of ours.
 STATE_PER_BYTE, SMALL_STATE = 64, 64 << 20
@@ -126,7 +126,8 @@ class Manifest:
                 "bytes_per_session": self.state.nbytes,
                 "tensors": [
                     {"name": row.name, "input": row.input_name, "output": row.output_name}
-                    | {"shape": list(row.shape), "head_splits": row.head_splits, "initial": row.initial}
+                    | {"shape": list(row.shape), "head_splits": row.head_splits}
+                    | {"offset": list(row.offset), "initial": row.initial}
                     for row in self.state
                 ],
             },

@@ -12,17 +12,19 @@ from .errors import BundleError, InputError, StateError, shown
 from .layout import MANIFEST
 from .reading import Reader
 from .sampling import SamplingOptions
-from .state import SLSTM_INITIAL_M, StateSpec, StateTable
+from .state import SLSTM_INITIAL_M, SMALL_INITIAL_M, StateSpec, StateTable
 
 LARGEST_DIMENSION, LARGEST_CHUNK = 1 << 31, 4096
+MOST_HEADS, LARGEST_OFFSET = 1 << 16, 1e6
 MOST_FILES, MOST_BLOCKS, MOST_TENSORS, MOST_STOPS, MOST_AXES = 64, 1 << 14, 1 << 17, 1024, 8
 FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 TENSOR_NAME = r"[A-Za-z0-9._]{1,200}"
+TARGET = r"[a-z0-9]{1,20}"
 HASH = r"[0-9a-f]{64}"
 KINDS = ("byte", "huggingface", "none")
 # What decided an export, and the type of each: the options of the exporter's recipe.
 RECIPE: dict[str, type | tuple[type, ...]] = {
-    "flavour": str,
+    "target": str,
     "chunk": int,
     "all_logits": bool,
     "quantize": str,
@@ -65,7 +67,7 @@ class GraphInfo:
     """How to call the graph: `chunk` is the largest number of tokens in one call."""
 
     file: str
-    flavour: str
+    target: str
     opset: int
     input: str
     output: str
@@ -140,7 +142,7 @@ def read_graph(reader: Reader) -> GraphInfo:
     """How the graph is called."""
     return GraphInfo(
         file=reader.text("file", pattern=FILE_NAME),
-        flavour=reader.text("flavour", among=("ort", "portable")),
+        target=reader.text("target", pattern=TARGET),
         opset=reader.integer("opset", 1, 1000),
         input=reader.text("input", pattern=TENSOR_NAME),
         output=reader.text("output", pattern=TENSOR_NAME),
@@ -207,13 +209,14 @@ def read_quantization(reader: Reader) -> Quantization:
 def read_state(reader: Reader) -> StateTable:
     """The state table, in graph order."""
     reader.text("dtype", among=("float32",))
-    keys = ("name", "input", "output", "shape", "head_splits", "initial")
+    keys = ("name", "input", "output", "shape", "head_splits", "offset", "initial")
     try:
         table = StateTable([_state_row(row) for row in reader.sections("tensors", MOST_TENSORS, keys)])
     except StateError as error:
         raise BundleError(str(error)) from error
     wanted = table.wanted_initials()
-    if odd := [row for row in table if row.initial != wanted[row.name]]:
+    small = {SLSTM_INITIAL_M: SMALL_INITIAL_M}
+    if odd := [row for row in table if row.initial not in (wanted[row.name], small.get(wanted[row.name]))]:
         raise reader.refuse(f"{reader.where} {odd[0].name}", f"{wanted[odd[0].name]:g} at first", odd[0].initial)
     if reader.integer("bytes_per_session", 0) != table.nbytes:
         raise reader.refuse(
@@ -228,7 +231,11 @@ def _state_row(row: Reader) -> StateSpec:
     splits = row.integer("head_splits", 1, LARGEST_DIMENSION)
     if splits != 1 and (len(shape) != 3 or shape[2] % splits):
         raise row.refuse(f"{row.where} head_splits", f"a number that divides the last axis of {shape}", splits)
-    spec = StateSpec(row.text("name", pattern=TENSOR_NAME), shape, initial, splits)
+    offset = row.numbers("offset", MOST_HEADS, -LARGEST_OFFSET, LARGEST_OFFSET)
+    name = row.text("name", pattern=TENSOR_NAME)
+    if offset and (not name.endswith(".m") or len(offset) != shape[-1]):
+        raise row.refuse(f"{row.where} offset", f"{shape[-1]} numbers for a stabilizer", f"{len(offset)}")
+    spec = StateSpec(name, shape, initial, splits, offset)
     if (row.text("input"), row.text("output")) != (spec.input_name, spec.output_name):
         raise row.refuse(row.where, f"a tensor that goes through {spec.input_name}", row.value["input"])
     return spec

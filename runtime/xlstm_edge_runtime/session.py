@@ -74,7 +74,7 @@ class Session:
     @property
     def state(self) -> State:
         """A copy of the state: name -> float32 (1, *shape), any split heads merged."""
-        return self._engine.manifest.state.merge_heads(self._sets[self._current])
+        return self._engine.manifest.state.from_graph(self._sets[self._current])
 
     @property
     def nbytes(self) -> int:
@@ -136,13 +136,14 @@ class Session:
         With `dtype` "float16" the matrix memories take half the bytes, and outputs after `load` differ by what that rounds.
         """
         path, source = check_path(path, "a file for the state"), self._engine.manifest.source
-        write_snapshot(path, self.state, source=source, tokens=self._tokens, dtype=dtype)
+        held, table = self._sets[self._current], self._engine.manifest.state
+        write_snapshot(path, held, table, source=source, tokens=self._tokens, dtype=dtype)
 
     def load(self, path: str | Path) -> None:
         """Continue from a saved state; StateError if it is damaged or of another checkpoint, the session unchanged."""
         path, manifest = check_path(path, "a file with a state"), self._engine.manifest
         state, tokens = read_snapshot(path, manifest.state, source=manifest.source)
-        self._set_state(manifest.state.split_heads(state), tokens)
+        self._set_state(state, tokens)
 
     def generate(
         self,

@@ -8,15 +8,20 @@ Version 2 holds every tensor of the state table in float32. Version 3 holds the 
 large model's state, in float16, each with `NAME.scale`, float32 (1, H): head h is the stored numbers times scale h, a power
 of two that puts its largest number at the upper end of float16, so none is lost to overflow.
 
-A snapshot belongs to a checkpoint, not to a bundle: the state means the same in every flavour and weight precision of
-one checkpoint, so it moves between devices and bundles made of it. Names, shapes and places are compared with the state
-table before any data is read; a file that has them has exactly one possible size. Knows nothing of sessions.
+A bundle whose graph holds stabilizers less a constant a head stores them so, with that constant as `NAME.offset`, float32
+(1, H): m is the sum of both.
+
+A snapshot belongs to a checkpoint, not to a bundle: the state means the same for every target and weight precision of
+one checkpoint, so it moves between devices and bundles made of it. Where the bundle that wrote it has stabilizers and the
+one that reads it has none, or the other way round, the memory is brought to the form of the reader. Names, shapes and places
+are compared with the state table before any data is read; a file that has them has exactly one possible size. Knows nothing
+of sessions.
 """
 
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -28,11 +33,12 @@ from numpy.typing import NDArray
 from .errors import InputError, StateError, shown, shown_path
 from .files import atomic_file
 from .reading import Reader, open_regular, parse_json
-from .state import FloatArray, State, StateTable
+from .state import FloatArray, State, StateTable, in_other_form
 
 FORMAT = "xlstm-edge state"
 VERSIONS = {"float32": "2", "float16": "3"}  # what matrix memories are stored in -> version
-MATRIX, SCALE = ".C", ".scale"
+MATRIX, STABILIZER, SCALE, OFFSET = ".C", ".m", ".scale", ".offset"
+EXTRAS = (SCALE, OFFSET)
 STORED = {"F32": "<f4", "F16": "<f2"}
 Floats = NDArray[np.floating[Any]]
 # The largest number of a head is stored below 2**HALF_EXPONENT; a scale is no smaller than float32's normal numbers.
@@ -59,15 +65,18 @@ class _Tensor:
         return prod(self.shape) * np.dtype(STORED[self.dtype]).itemsize
 
 
-def write_snapshot(path: str | Path, state: State, *, source: str, tokens: int, dtype: str = "float32") -> None:
-    """Save `state`, each (1, *shape) float32, with the hash of its checkpoint and the number of tokens it has seen.
+def write_snapshot(
+    path: str | Path, state: State, table: StateTable, *, source: str, tokens: int, dtype: str = "float32"
+) -> None:
+    """Save `state` as a graph of `table` holds it, with the hash of its checkpoint and the number of tokens it has seen.
 
     `dtype` is what matrix memories are stored in, float32 or float16; InputError for another.
     """
     if not isinstance(dtype, str) or dtype not in VERSIONS:
         raise InputError(f"expected a snapshot in {' or '.join(VERSIONS)}, got {shown(dtype)}; choose one of them")
     metadata = {"format": FORMAT, "version": VERSIONS[dtype], "source": source, "tokens": str(tokens)}
-    arrays = _halved(state) if dtype == "float16" else dict(state)
+    arrays = _stored(state, table)
+    arrays = _halved(arrays) if dtype == "float16" else arrays
     header: dict[str, object] = {METADATA: metadata}
     end = 0
     for name, array in arrays.items():
@@ -88,7 +97,10 @@ def write_snapshot(path: str | Path, state: State, *, source: str, tokens: int, 
 
 
 def read_snapshot(path: str | Path, table: StateTable, *, source: str) -> tuple[State, int]:
-    """(state, tokens seen), float32 however it is stored; StateError if the file is damaged or of another checkpoint."""
+    """(state as a graph of `table` holds it, tokens seen); StateError if the file is damaged or of another checkpoint.
+
+    float32 however it is stored; bit-equal with what was written where that was float32 and the tables are the same.
+    """
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             tokens, tensors, places = _check_header(_read_header(file, path), table, source, path)
@@ -102,13 +114,41 @@ def read_snapshot(path: str | Path, table: StateTable, *, source: str) -> tuple[
         raise StateError(
             f"expected a snapshot at {shown_path(path)}, got {error.strerror or error}; check the path"
         ) from error
-    state = {row.name: _restored(arrays, row.name) for row in table}
+    with np.errstate(over="ignore"):  # what overflows is told below
+        state = _held(arrays, table)
     if not all(np.isfinite(array).all() for array in state.values()):
         raise StateError(f"expected a finite state at {shown_path(path)}, got NaN or infinity; {ADVICE}")
     return state, tokens
 
 
-def _halved(state: State) -> dict[str, Floats]:
+def _stored(state: State, table: StateTable) -> dict[str, Floats]:
+    """The state as users see it, but stabilizers as the graph holds them, each with what it is short of: no digit is lost."""
+    arrays: dict[str, Floats] = {}
+    for row in table:
+        arrays[row.name] = state[row.name] if row.offset else row.from_graph(state[row.name])
+        if row.offset:
+            arrays[row.name + OFFSET] = np.array([row.offset], np.float32)
+    return arrays
+
+
+def _held(arrays: Mapping[str, FloatArray], table: StateTable) -> State:
+    """What is stored, as a graph of `table` holds it."""
+    offsets = {row.name: np.array([row.offset], np.float32) for row in table if row.offset}
+    state, kept = State(), State()
+    for name in arrays:
+        if name.endswith(EXTRAS):
+            continue
+        state[name], offset = _restored(arrays, name), arrays.get(name + OFFSET)
+        if offset is not None:
+            if name in offsets and np.array_equal(offset, offsets[name]):
+                kept[name] = state[name]
+            state[name] = state[name] + offset[:, None]
+    if state.keys() != {row.name for row in table}:
+        state = in_other_form(state, table)
+    return table.to_graph(state) | kept
+
+
+def _halved(state: Mapping[str, Floats]) -> dict[str, Floats]:
     """The state with its matrix memories in float16, each followed by its scales."""
     arrays: dict[str, Floats] = {}
     for name, array in state.items():
@@ -126,14 +166,17 @@ def _restored(arrays: Mapping[str, FloatArray], name: str) -> FloatArray:
     return arrays[name] if scale is None else arrays[name] * scale[..., None, None]
 
 
-def _tensors(table: StateTable, dtype: str) -> dict[str, _Tensor]:
-    """What a file of this table holds."""
+def _tensors(table: StateTable, dtype: str, given: Collection[str]) -> dict[str, _Tensor]:
+    """What a file of this table holds; stabilizers may be given with what they are short of."""
     tensors = {row.name: _Tensor("F32", (1, *row.shape)) for row in table}
     if dtype == "float16":
         for row in table:
             if row.name.endswith(MATRIX):
                 tensors[row.name] = _Tensor("F16", (1, *row.shape))
                 tensors[row.name + SCALE] = _Tensor("F32", (1, row.shape[0]))
+    for row in table:
+        if row.name.endswith(STABILIZER) and row.name + OFFSET in given:
+            tensors[row.name + OFFSET] = _Tensor("F32", (1, row.shape[-1]))
     return tensors
 
 
@@ -162,7 +205,11 @@ def _check_header(
         raise StateError(
             f"expected a snapshot of this model's checkpoint, got {shown_path(path)} of another; load the matching bundle"
         )
-    tensors = _tensors(table, dtypes[version])
+    tensors = _tensors(table, dtypes[version], header.value)
+    if (other := _tensors(table.other_form(), dtypes[version], header.value)).keys() == header.value.keys() - {
+        METADATA
+    }:
+        tensors = other
     if odd := sorted(tensors.keys() ^ (header.value.keys() - {METADATA})):
         raise StateError(
             f"expected the {len(tensors)} state tensors of this model in {where}, got a difference at {shown(odd[0])}; {ADVICE}"

@@ -4,6 +4,10 @@ A row says name, shape (without the batch axis), and initial value; the dtype is
 weights are stored in, because exp(-m) leaves the range of float16. Graph inputs and outputs, the manifest, zero
 states, snapshots and tests all read this table; nobody writes a state shape by hand.
 
+A graph may hold a tensor otherwise than users and snapshots see it: heads split, a stabilizer less a constant a head, a
+start value that float16 holds. `to_graph` and `from_graph` go between the two. A model with soft-capped gates may also keep
+no stabilizer at all; `in_other_form` goes between that and the stabilized form.
+
 Layouts (H heads, dk/dv key/value head width, DH sLSTM head width, K convolution taps):
 
     C     (H, dk, dv)     mLSTM matrix memory, row = key index; q is scaled by dk**-0.5, k is not
@@ -26,6 +30,7 @@ from .errors import StateError
 
 # An sLSTM stabilizer that starts here needs no first-step rule: exp(m - m') is exactly 0 in the first step.
 SLSTM_INITIAL_M = -1e30
+SMALL_INITIAL_M = -1e4  # the same for float16, whose largest number is 65504; no gate comes near it
 FloatArray = NDArray[np.float32]
 State = dict[str, FloatArray]
 
@@ -35,13 +40,15 @@ class StateSpec:
     """One tensor of the recurrent state: float32, `shape` without the leading batch axis.
 
     A graph may hold the last axis split into `head_splits` parts, each as if it were a head of its own: (H, d, s*w) as
-    (H*s, d, w). Users and snapshots see `shape`; graphs and their buffers `graph_shape`.
+    (H*s, d, w). Users and snapshots see `shape`; graphs and their buffers `graph_shape`. A graph may hold numbers less
+    `offset`, one for each place of the last axis; () is none. `initial` is what the graph starts with.
     """
 
     name: str
     shape: tuple[int, ...]
     initial: float = 0.0
     head_splits: int = 1
+    offset: tuple[float, ...] = ()
 
     @property
     def graph_shape(self) -> tuple[int, ...]:
@@ -55,21 +62,22 @@ class StateSpec:
         """The same tensor, each head split into so many."""
         return replace(self, head_splits=number)
 
-    def split_heads(self, array: FloatArray) -> FloatArray:
-        """A copy of (batch, *shape) as (batch, *graph_shape)."""
-        if self.head_splits == 1:
-            return array.copy()
-        heads, depth, width = self.shape
-        parts = array.reshape(-1, heads, depth, self.head_splits, width // self.head_splits)
-        return parts.swapaxes(2, 3).reshape(-1, *self.graph_shape).copy()
+    def to_graph(self, array: FloatArray) -> FloatArray:
+        """A copy of (batch, *shape) as the graph holds it, (batch, *graph_shape); not below a start value of float16."""
+        if self.head_splits != 1:
+            heads, depth, width = self.shape
+            parts = array.reshape(-1, heads, depth, self.head_splits, width // self.head_splits)
+            return parts.swapaxes(2, 3).reshape(-1, *self.graph_shape).copy()
+        held = array - np.array(self.offset, np.float32) if self.offset else array.copy()
+        return np.maximum(held, np.float32(self.initial)) if self.initial == SMALL_INITIAL_M else held
 
-    def merge_heads(self, array: FloatArray) -> FloatArray:
-        """A copy of (batch, *graph_shape) as (batch, *shape)."""
-        if self.head_splits == 1:
-            return array.copy()
-        heads, depth, width = self.shape
-        parts = array.reshape(-1, heads, self.head_splits, depth, width // self.head_splits)
-        return parts.swapaxes(2, 3).reshape(-1, *self.shape).copy()
+    def from_graph(self, array: FloatArray) -> FloatArray:
+        """A copy of (batch, *graph_shape) as users see it, (batch, *shape)."""
+        if self.head_splits != 1:
+            heads, depth, width = self.shape
+            parts = array.reshape(-1, heads, self.head_splits, depth, width // self.head_splits)
+            return parts.swapaxes(2, 3).reshape(-1, *self.shape).copy()
+        return array + np.array(self.offset, np.float32) if self.offset else array.copy()
 
     @property
     def input_name(self) -> str:
@@ -124,13 +132,28 @@ class StateTable(Sequence[StateSpec]):
         """A fresh state as the graph takes it, each array (batch, *graph_shape) float32."""
         return {row.name: np.full((batch, *row.graph_shape), row.initial, np.float32) for row in self._rows}
 
-    def split_heads(self, state: Mapping[str, FloatArray]) -> State:
+    def to_graph(self, state: Mapping[str, FloatArray]) -> State:
         """A copy of a state, each array (batch, *shape), as the graph holds it, (batch, *graph_shape)."""
-        return {row.name: row.split_heads(state[row.name]) for row in self._rows}
+        return {row.name: row.to_graph(state[row.name]) for row in self._rows}
 
-    def merge_heads(self, state: Mapping[str, FloatArray]) -> State:
+    def from_graph(self, state: Mapping[str, FloatArray]) -> State:
         """A copy of a state that the graph holds, each array (batch, *shape) again."""
-        return {row.name: row.merge_heads(state[row.name]) for row in self._rows}
+        return {row.name: row.from_graph(state[row.name]) for row in self._rows}
+
+    def other_form(self) -> "StateTable":
+        """The table of the same model with matrix memories stabilized where they are not here, and not where they are.
+
+        Names and shapes only. Only models with soft-capped gates have both forms.
+        """
+        names = {row.name for row in self._rows}
+        rows = list[StateSpec]()
+        for row in self._rows:
+            block, _, tensor = row.name.rpartition(".")
+            if tensor != "m" or f"{block}.C" not in names:
+                rows.append(StateSpec(row.name, row.shape, row.initial))
+            if tensor == "n" and f"{block}.C" in names and f"{block}.m" not in names:
+                rows.append(StateSpec(f"{block}.m", (1, row.shape[0])))
+        return StateTable(rows)
 
     def wanted_initials(self) -> dict[str, float]:
         """What each tensor must start with: 0, but for the stabilizer m of an sLSTM, whose cell is one with an output y."""
@@ -155,3 +178,23 @@ class StateTable(Sequence[StateSpec]):
                     f"expected state {row.name} as float32 (batch, {', '.join(map(str, row.shape))}), "
                     f"got {array.dtype} {array.shape}; take a snapshot of this model"
                 )
+
+
+def in_other_form(state: Mapping[str, FloatArray], wanted: StateTable) -> State:
+    """A copy of a state of `wanted.other_form()`, each array (batch, *shape), in the form of `wanted`.
+
+    The memory is C exp(m), n exp(m) for the stabilized (C, n, m). Without stabilizers m is 0; with them it is chosen so that
+    no number of n exceeds 1. The epsilon of the normalizer, which soft-capped models do without, is all that differs.
+    """
+    made = {name: array.copy() for name, array in state.items()}
+    for row in wanted.other_form():
+        block, _, tensor = row.name.rpartition(".")
+        if tensor != "n" or f"{block}.C" not in made:
+            continue
+        n, gone = made[row.name], made.pop(f"{block}.m", None)
+        exponent = np.log(np.abs(n).max((2, 3)).clip(1.0)) * -1 if gone is None else gone[:, 0]
+        factor = np.exp(exponent)[..., None, None]
+        made[f"{block}.C"], made[row.name] = made[f"{block}.C"] * factor, n * factor
+        if gone is None:
+            made[f"{block}.m"] = -exponent[:, None]
+    return {row.name: np.ascontiguousarray(made[row.name], np.float32) for row in wanted}

@@ -116,10 +116,10 @@ def build(folder: Path, shape: str, variant: str) -> Path:
     return out
 
 
-def nodes_a_block(shape: str, flavour: Literal["ort", "portable"]) -> float:
+def nodes_a_block(shape: str, target: Literal["cpu", "portable"]) -> float:
     """Nodes of the traced graph over blocks: standard operators one by one (portable), or fused ones (ort)."""
     spec = SHAPES[shape]()
-    graph = trace(spec, GraphOptions(flavour=flavour, chunk=64 if flavour == "ort" else 1)).graph
+    graph = trace(spec, GraphOptions(target=target, chunk=64 if target == "cpu" else 1)).graph
     return sum(1 for _ in graph.all_nodes()) / len(spec.blocks)
 
 
@@ -257,7 +257,7 @@ def look(args: argparse.Namespace) -> Iterator[str]:
     """Lines of what is asked for beside speeds."""
     for shape in args.shapes:
         if args.nodes:
-            counts = {flavour: nodes_a_block(shape, flavour) for flavour in ("portable", "ort")}
+            counts = {target: nodes_a_block(shape, target) for target in ("portable", "cpu")}
             yield f"{shape} " + ", ".join(f"{f} {n:.1f} nodes a block" for f, n in counts.items())
         if args.python_share:
             model = load(build(args.dir, shape, "int4-256"), threads=1)

@@ -86,7 +86,7 @@ def test_bench_tells_rates_and_latencies_of_what_it_timed() -> None:
 def test_a_bundle_without_a_tokenizer_takes_and_gives_ids(
     bundle_of: Callable[[Case, str], Path], command: Command
 ) -> None:
-    bundle = bundle_of(BY_NAME["lm-mixed"], "ort")
+    bundle = bundle_of(BY_NAME["lm-mixed"], "cpu")
     result = command("run", bundle, "5, 17 3", "--max-tokens", 4)
     assert result.code == 0
     assert all(part.isdecimal() for part in result.out.split())
@@ -95,7 +95,7 @@ def test_a_bundle_without_a_tokenizer_takes_and_gives_ids(
 
 
 def test_a_stack_cannot_continue_text(bundle_of: Callable[[Case, str], Path], command: Command) -> None:
-    assert_one_sentence(command("run", bundle_of(BY_NAME["stack-mixed"], "ort"), "1 2"), 2)
+    assert_one_sentence(command("run", bundle_of(BY_NAME["stack-mixed"], "cpu"), "1 2"), 2)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_long_prompt_reports_and_a_short_one_does_not(shipped_bundle: Path) ->
 
 
 @pytest.mark.parametrize(
-    "words", [("export",), ("fly",), ("run", "--no-such"), ("export", "a", "-o", "b", "--flavour", "tflite")]
+    "words", [("export",), ("fly",), ("run", "--no-such"), ("export", "a", "-o", "b", "--target", "tflite")]
 )
 def test_usage_errors(words: tuple[str, ...], command: Command) -> None:
     result = command(*words)
@@ -387,7 +387,7 @@ def test_echo_puts_the_prompt_in_front(
     bundle_of: Callable[[Case, str], Path], shipped_bundle: Path, command: Command
 ) -> None:
     """Of a bundle of ids, a space too: prompt and pieces are the ids."""
-    bundle = bundle_of(BY_NAME["lm-mixed"], "ort")
+    bundle = bundle_of(BY_NAME["lm-mixed"], "cpu")
     ids = command("run", bundle, "5 17 3", "-n", 4, "--no-echo").out
     assert command("run", bundle, "5 17 3", "-n", 4, "--echo").out == "5 17 3 " + ids
     text = command("run", shipped_bundle, "To be", "-n", 4).out

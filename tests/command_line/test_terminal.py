@@ -159,7 +159,7 @@ def test_no_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, command: Com
     [
         ("--chunk", "0"), ("--quantize", "int3"), ("--quantize", "int4", "--block-size", "33"), ("--head-bits", "8"),
         ("--quantize", "int4", "--keep", "x"), ("--quantize", "int4", "--calibrate", "nowhere.txt"),
-        ("--recipe", "nowhere.toml"), ("--flavour", "tflite"), ("--quantize", "mixed", "--calibrate", "none"), ("--no-such",),
+        ("--recipe", "nowhere.toml"), ("--target", "tflite"), ("--quantize", "mixed", "--calibrate", "none"), ("--no-such",),
     ],
     ids=" ".join,
 )  # fmt: skip

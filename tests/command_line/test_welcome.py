@@ -35,18 +35,18 @@ def test_an_export_ends_with_what_to_do_next(
     name: str, words: str, checkpoint_of: Callable[[Case], Path], command: Command, tmp_path: Path
 ) -> None:
     source = checkpoint_of(BY_NAME[name])
-    result = command("export", source, "-o", tmp_path / "bundle", "--flavour", "portable")
+    result = command("export", source, "-o", tmp_path / "bundle", "--target", "portable")
     assert result.out == ""
     assert f"next: xlstm-edge verify {tmp_path / 'bundle'} --against {source}" in result.err
     assert words in result.err
-    quiet = command("export", source, "-o", tmp_path / "bundle", "--flavour", "portable", "--force", "--quiet")
+    quiet = command("export", source, "-o", tmp_path / "bundle", "--target", "portable", "--force", "--quiet")
     assert quiet.err == quiet.out == ""
     done = command("verify", tmp_path / "bundle", "--quiet")
     assert done.out.rstrip().splitlines()[-1].endswith("checks passed")
 
 
 def test_what_a_reader_types_is_shown_on_one_line(bundle_of: Callable[[Case, str], Path]) -> None:
-    bundle = bundle_of(BY_NAME["lm-mixed"], "ort")
+    bundle = bundle_of(BY_NAME["lm-mixed"], "cpu")
     model = xlstm_edge.load(bundle)
     exported = xlstm_edge.Bundle(bundle, model.manifest)
     for thing in (model, model.session(), model.manifest, exported):

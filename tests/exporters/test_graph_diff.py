@@ -16,6 +16,7 @@ from xlstm_edge_exporters.graph_diff import check_structure
 from xlstm_edge_exporters.interface import GraphOptions
 from xlstm_edge_exporters.quantize.read import read_schemes
 from xlstm_edge_exporters.quantize.rewrite import QuantizeGraph
+from xlstm_edge_exporters.targets import TARGETS
 from xlstm_edge_exporters.trace import trace
 
 from ..changed_bundles import rehash
@@ -94,17 +95,23 @@ def test_a_tied_matrix_is_one(tmp_path: Path, checkpoint_of: CheckpointOf, comma
     assert_one_sentence(command("verify", tmp_path / "bundle", "--against", checkpoint), 1)
 
 
-@pytest.mark.parametrize("options", [{}, {"quantize": "int4", "method": "rtn"}, {"flavour": "portable"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"quantize": "int4", "method": "rtn"}, {"target": "portable"}, {"target": "qnn"}], ids=str
+)
 @pytest.mark.parametrize("case", [BY_NAME[name] for name in ("lm-mixed", "large-wide-heads", "hf-tied")], ids=str)
 def test_every_graph_is_the_one_that_is_traced_again(
     case: Case, options: dict[str, Any], checkpoint_of: CheckpointOf, tmp_path: Path
 ) -> None:
     checkpoint = open_checkpoint(checkpoint_of(case))
-    xlstm_edge.export(checkpoint_of(case), tmp_path / "bundle", chunk=16, **options)
+    target = options.get("target", "cpu")
+    chunk = 1 if TARGETS[target].static else 16
+    xlstm_edge.export(checkpoint_of(case), tmp_path / "bundle", chunk=chunk, **options)
     graph, schemes = ir.load(tmp_path / "bundle" / "model.onnx"), read_schemes(tmp_path / "bundle" / "model.onnx")
-    flavour = options.get("flavour", "ort")
-    traced = trace(checkpoint.spec, GraphOptions(flavour=flavour, chunk=16 if flavour == "ort" else 1))
+    traced = trace(checkpoint.spec, GraphOptions(target=target, chunk=chunk))
     if schemes:
         QuantizeGraph(schemes)(traced)
-    names = {*checkpoint.weights, *(name + part for name in schemes for part in (".data", ".scales", ".table"))}
+    names = {
+        *TARGETS[target].weights(checkpoint.spec, checkpoint.weights),
+        *(name + part for name in schemes for part in (".data", ".scales", ".table")),
+    }
     assert check_structure(traced, graph, names) == len(graph.graph)

@@ -64,7 +64,7 @@ BAD = {
     "tokens beyond reason": ("--quantize", "int4", "--calibration-tokens", "99999999"),
     "vectors for a language model": ("--quantize", "int4", "--calibrate", "nowhere.npy"),
     "options without quantize": ("--head-bits", "8"),
-    "portable": ("--quantize", "int8", "--flavour", "portable"),
+    "portable": ("--quantize", "int8", "--target", "portable"),
     "three bits": ("--quantize", "int4", "--head-bits", "3"),
     "odd group": ("--quantize", "int4", "--block-size", "33"),
     "2 bits in blocks of 16": ("--quantize", "int4", "--block-size", "16", "--keep", "blocks.*=2"),

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -19,13 +18,12 @@ import xlstm_edge
 from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
 from xlstm_edge_exporters.interface import GraphOptions, graph_states, input_name, output_name
 from xlstm_edge_exporters.model import Model
-from xlstm_edge_exporters.ops.ort import Ort
-from xlstm_edge_exporters.ops.portable import Portable
 from xlstm_edge_exporters.parts import distinct_blocks, trace_parts
 from xlstm_edge_exporters.passes.opset17 import ToOpset17
 from xlstm_edge_exporters.passes.scan import ExpandSLSTM
 from xlstm_edge_exporters.passes.tidy import Tidy
 from xlstm_edge_exporters.spec import ModelSpec
+from xlstm_edge_exporters.targets import TARGETS
 from xlstm_edge_exporters.trace import trace
 from xlstm_edge_exporters.weights import Weight
 from xlstm_edge_runtime import load
@@ -53,17 +51,17 @@ def test_portable_graphs_are_standard_static_opset_17(case: Case, bundle_of: Bun
         assert all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim), value.name
 
 
-@pytest.mark.parametrize("flavour", ["ort", "portable"])
+@pytest.mark.parametrize("target", ["cpu", "portable"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_inputs_and_outputs_are_the_state_table(case: Case, flavour: str, bundle_of: BundleOf) -> None:
-    manifest, folder = read_manifest(bundle_of(case, flavour)), bundle_of(case, flavour)
+def test_inputs_and_outputs_are_the_state_table(case: Case, target: str, bundle_of: BundleOf) -> None:
+    manifest, folder = read_manifest(bundle_of(case, target)), bundle_of(case, target)
     model = onnx.load(folder / "model.onnx", load_external_data=False)
     assert [i.name for i in model.graph.input] == [manifest.graph.input, *(row.input_name for row in manifest.state)]
     assert [o.name for o in model.graph.output] == [manifest.graph.output, *(row.output_name for row in manifest.state)]
 
 
 def test_the_recurrence_runs_in_native_operators(bundle_of: BundleOf) -> None:
-    count = operators(bundle_of(BY_NAME["lm-mixed"], "ort"))  # two mLSTM blocks, one sLSTM block
+    count = operators(bundle_of(BY_NAME["lm-mixed"], "cpu"))  # two mLSTM blocks, one sLSTM block
     assert count["com.microsoft::LinearAttention"] == 4
     assert count["com.microsoft::CausalConvWithState"] == 3
     assert count["Scan"] == 1
@@ -71,9 +69,9 @@ def test_the_recurrence_runs_in_native_operators(bundle_of: BundleOf) -> None:
 
 
 @pytest.mark.parametrize("name", ["lm-one-head", "lm-hf-tied", "hf-tied"])
-@pytest.mark.parametrize("flavour", ["ort", "portable"])
-def test_tied_weights_are_stored_once(name: str, flavour: str, bundle_of: BundleOf) -> None:
-    folder = bundle_of(BY_NAME[name], flavour)
+@pytest.mark.parametrize("target", ["cpu", "portable"])
+def test_tied_weights_are_stored_once(name: str, target: str, bundle_of: BundleOf) -> None:
+    folder = bundle_of(BY_NAME[name], target)
     model = onnx.load(folder / "model.onnx", load_external_data=False)
     vocab, width = BY_NAME[name].config["vocab_size"], BY_NAME[name].config["embedding_dim"]
     large = [i.name for i in model.graph.initializer if sorted(i.dims) == sorted((vocab, width))]
@@ -81,7 +79,7 @@ def test_tied_weights_are_stored_once(name: str, flavour: str, bundle_of: Bundle
 
 
 def test_weights_are_external(bundle_of: BundleOf) -> None:
-    folder = bundle_of(BY_NAME["large-plain"], "ort")
+    folder = bundle_of(BY_NAME["large-plain"], "cpu")
     parameters = read_manifest(folder).model.parameters
     assert (folder / "model.onnx.data").stat().st_size >= 0.95 * 4 * parameters
     assert (folder / "model.onnx").stat().st_size < 0.5 * 4 * parameters
@@ -89,7 +87,7 @@ def test_weights_are_external(bundle_of: BundleOf) -> None:
 
 @pytest.mark.parametrize("name", ["lm-mixed", "lm-five-heads", "stack-slstm", "large-three-heads", "large-wide-heads"])
 def test_a_batch_is_its_rows(name: str, bundle_of: BundleOf) -> None:
-    case, folder = BY_NAME[name], bundle_of(BY_NAME[name], "ort")
+    case, folder = BY_NAME[name], bundle_of(BY_NAME[name], "cpu")
     model = load(folder, threads=1)
     manifest, rows = model.manifest, [sequence_for(case, 11, seed) for seed in range(3)]
     feeds = {manifest.graph.input: np.stack(rows)}
@@ -101,9 +99,7 @@ def test_a_batch_is_its_rows(name: str, bundle_of: BundleOf) -> None:
         session = model.session()
         np.testing.assert_allclose(outputs[0][index], session.prefill(row), atol=1e-4, rtol=1e-4)
         for spec, batch in zip(manifest.state, outputs[1:], strict=True):
-            np.testing.assert_allclose(
-                spec.merge_heads(batch)[index], session.state[spec.name][0], atol=1e-4, rtol=1e-3
-            )
+            np.testing.assert_allclose(spec.from_graph(batch)[index], session.state[spec.name][0], atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["lm-one-head", "large-wide-vocab", "stack-mixed", "lm-bare"])
@@ -117,7 +113,7 @@ def test_all_logits(name: str, checkpoint_of: Callable[[Case], Path], bundle_of:
         row.input_name: array for row, array in zip(manifest.state, manifest.state.initial().values(), strict=True)
     }
     every = session.run([manifest.graph.output], feeds)[0][0]
-    one = load(bundle_of(case, "ort")).session()
+    one = load(bundle_of(case, "cpu")).session()
     for token, got in zip(sequence, every, strict=True):
         expected = one.step(token)
         np.testing.assert_allclose(got, expected, atol=1e-4 * np.ptp(expected))
@@ -145,23 +141,24 @@ def test_tracing_needs_no_weights(opened: Callable[[Case], Checkpoint]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:# The axis name")  # of torch's exporter, about itself
-@pytest.mark.parametrize("flavour", ["ort", "portable"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_the_graph_of_parts_is_torch_s_own_trace_of_the_whole(
-    flavour: Literal["ort", "portable"], opened: Callable[[Case], Checkpoint]
+    target: str, opened: Callable[[Case], Checkpoint]
 ) -> None:
     spec = opened(BY_NAME["lm-mixed"]).spec
     mlstm, slstm = {type(block.mixer): block for block in spec.blocks}.values()
     spec = replace(spec, blocks=(mlstm, slstm, mlstm, mlstm, slstm, mlstm))
     assert distinct_blocks(spec.blocks) == ((mlstm, slstm, mlstm), (0, 1, 2, 2, 1, 2))
-    options = GraphOptions(flavour=flavour, chunk=8 if flavour == "ort" else 1)
+    options = GraphOptions(target=target, chunk=1 if TARGETS[target].static else 8)
     assert formulas(trace(spec, options).graph) == formulas(traced_whole(spec, options).graph)
 
 
 def traced_whole(spec: ModelSpec, options: GraphOptions) -> ir.Model:
     """All blocks in one call of torch.onnx.export."""
-    static, table = options.flavour == "portable", graph_states(spec, options)
+    target, table = options.lowering, graph_states(spec, options)
+    static = target.static
     with FakeTensorMode():
-        module = Model(spec, Portable() if static else Ort(options.chunk)).eval()
+        module = Model(target.spec(spec), target.ops(options.chunk)).eval()
         state = {n: torch.zeros(s) for n, s in table.initial_shapes(1 if static else 2).items()}
         examples = {"inputs": torch.zeros((1, 1) if static else (2, 3), dtype=torch.int64), "state": state}
     axes = {"inputs": {0: "batch", 1: "tokens"}, "state": {row.name: {0: "batch"} for row in table}}
@@ -171,7 +168,7 @@ def traced_whole(spec: ModelSpec, options: GraphOptions) -> ir.Model:
         kwargs=examples,
         dynamo=True,
         optimize=False,
-        opset_version=18 if static else 23,
+        opset_version=target.traced_opset,
         dynamic_shapes=None if static else axes,
         input_names=[input_name(spec), *(row.input_name for row in table)],
         output_names=[output_name(spec), *(row.output_name for row in table)],
@@ -179,8 +176,8 @@ def traced_whole(spec: ModelSpec, options: GraphOptions) -> ir.Model:
     ).model
     for name, _ in module.named_parameters():
         model.graph.initializers[name].const_value = None
-    Tidy()(model)
-    (ToOpset17() if static else ExpandSLSTM())(model)
+    for step in (Tidy(), *target.passes()):
+        step(model)
     return model
 
 

@@ -71,8 +71,7 @@ class Corpus:
         table = self.manifest.state
         self.states = []
         for dtype in ("float32", "float16"):
-            state = table.merge_heads(table.initial())
-            write_snapshot(root / dtype, state, source=self.manifest.source, tokens=3, dtype=dtype)
+            write_snapshot(root / dtype, table.initial(), table, source=self.manifest.source, tokens=3, dtype=dtype)
             self.states.append((root / dtype).read_bytes())
         self.graph = (self.bundle / self.manifest.graph.file).read_bytes()
         self.probe = np.arange(11) % load(self.bundle).output_width

@@ -246,7 +246,7 @@ def test_a_bundle_in_the_hugging_face_cache(bundle_of: Callable[[Case, str], Pat
     snapshot, blobs = repository / "snapshots" / "0123abcd", repository / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()
-    for number, path in enumerate(sorted(bundle_of(BY_NAME["lm-mixed"], "ort").iterdir())):
+    for number, path in enumerate(sorted(bundle_of(BY_NAME["lm-mixed"], "cpu").iterdir())):
         (blobs / str(number)).write_bytes(path.read_bytes())
         (snapshot / path.name).symlink_to(f"../../blobs/{number}")
     assert [check.name for check in xlstm_edge.verify(snapshot)]
@@ -280,7 +280,7 @@ def test_a_pipe_in_the_place_of_a_file_does_not_block(
 ) -> None:
     bundle = tmp_path / "bundle"
     for name in ("manifest.json", "vectors.json", "model.onnx", "model.onnx.data"):
-        subprocess.run(["cp", "-r", bundle_of(BY_NAME["lm-mixed"], "ort"), bundle], check=True)
+        subprocess.run(["cp", "-r", bundle_of(BY_NAME["lm-mixed"], "cpu"), bundle], check=True)
         (bundle / name).unlink()
         os.mkfifo(bundle / name)
         begin = time.monotonic()

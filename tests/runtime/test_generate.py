@@ -268,7 +268,7 @@ def test_every_entry_has_the_same_options() -> None:
 
 @pytest.fixture
 def session(bundle_of: Callable[[Case, str], Path]) -> xr.Session:
-    return xr.load(bundle_of(BY_NAME["lm-mixed"], "ort"), threads=1).session()
+    return xr.load(bundle_of(BY_NAME["lm-mixed"], "cpu"), threads=1).session()
 
 
 def ids_of(events: Any) -> list[int]:
@@ -297,7 +297,7 @@ def test_a_snapshot_after_break_has_what_was_seen(session: xr.Session, tmp_path:
 
 
 def test_a_stack_of_vectors_generates_nothing(bundle_of: Callable[[Case, str], Path]) -> None:
-    stack = xr.load(bundle_of(BY_NAME["stack-mixed"], "ort"), threads=1).session()
+    stack = xr.load(bundle_of(BY_NAME["stack-mixed"], "cpu"), threads=1).session()
     with pytest.raises(InputError, match="stack of float vectors"):
         stack.generate([1, 2])
     with pytest.raises(InputError, match="stack of float vectors"):

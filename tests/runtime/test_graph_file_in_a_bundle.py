@@ -98,11 +98,11 @@ def test_a_graph_reads_only_what_the_manifest_lists(name: str, bundle: Path, com
     assert_one_sentence(command("verify", bundle), 1)
 
 
-@pytest.mark.parametrize(("flavour", "chunk"), [("ort", 65), ("ort", 4096), ("portable", 2)])
+@pytest.mark.parametrize(("target", "chunk"), [("cpu", 65), ("cpu", 4096), ("portable", 2)])
 def test_a_chunk_beyond_the_graph_is_refused(
-    flavour: Any, chunk: int, checkpoint_of: CheckpointOf, tmp_path: Path
+    target: Any, chunk: int, checkpoint_of: CheckpointOf, tmp_path: Path
 ) -> None:
-    xlstm_edge.export(checkpoint_of(BY_NAME["lm-mixed"]), tmp_path / "bundle", flavour=flavour)
+    xlstm_edge.export(checkpoint_of(BY_NAME["lm-mixed"]), tmp_path / "bundle", target=target)
     edit_json(tmp_path / "bundle" / "manifest.json", lambda m: m["graph"].update(chunk=chunk))
     with pytest.raises(xr.BundleError, match="chunk"):
         xr.load(tmp_path / "bundle")

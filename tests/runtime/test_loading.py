@@ -105,7 +105,7 @@ LOADS = {"tampered vectors"}  # only `verify` can see these
 @pytest.fixture
 def bundle(bundle_of: Callable[[Case, str], Path], tmp_path: Path) -> Path:
     """A good bundle to be spoiled."""
-    return Path(shutil.copytree(bundle_of(BY_NAME["lm-mixed"], "ort"), tmp_path / "bundle"))
+    return Path(shutil.copytree(bundle_of(BY_NAME["lm-mixed"], "cpu"), tmp_path / "bundle"))
 
 
 @pytest.mark.parametrize("name", BAD)

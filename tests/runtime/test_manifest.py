@@ -31,7 +31,7 @@ FULL = Manifest(
         width=48, vocab_size=300, blocks=("mlstm", "slstm"), parameters=12_345, tied=True, context_length=77
     ),
     graph=GraphInfo(
-        file="model.onnx", flavour="portable", opset=17, input="ids", output="scores", chunk=33, all_logits=True
+        file="model.onnx", target="portable", opset=17, input="ids", output="scores", chunk=33, all_logits=True
     ),
     tokenizer=TokenizerInfo(kind="huggingface", file="tokenizer.json"),
     special_tokens=SpecialTokens(bos=1, pad=2, stop=(3, 299), add_bos=True),
@@ -40,7 +40,7 @@ FULL = Manifest(
     sampling={"temperature": 0.7, "top_k": 9, "top_p": 0.8, "min_p": 0.01, "repetition_penalty": 1.1},
     quantization=Quantization(
         {
-            "flavour": "ort", "chunk": 33, "all_logits": True, "quantize": "mixed", "method": "gptq", "calibrate": "a.txt",
+            "target": "cpu", "chunk": 33, "all_logits": True, "quantize": "mixed", "method": "gptq", "calibrate": "a.txt",
             "block_size": 64, "embedding_bits": 8, "head_bits": 8, "target_mb": 1.5, "target_bpw": 4, "keep": {"a.*": 32},
         },
         {"a": TensorQuantization(2, 256), "b": TensorQuantization(8, 16)},

@@ -20,7 +20,7 @@ CheckpointOf = Callable[[Case], Path]
 
 
 def test_a_manifest_of_another_width(bundle_of: Callable[[Case, str], Path], tmp_path: Path) -> None:
-    shutil.copytree(bundle_of(BY_NAME["lm-mixed"], "ort"), tmp_path / "bundle")
+    shutil.copytree(bundle_of(BY_NAME["lm-mixed"], "cpu"), tmp_path / "bundle")
     path = tmp_path / "bundle" / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["model"]["vocab_size"] = 4096

@@ -19,7 +19,7 @@ BAD_GENERATIONS: list[dict[str, Any]] = [
 
 
 def test_generation_options(bundle_of: Callable[[Case, str], Path]) -> None:
-    session = xr.load(bundle_of(BY_NAME["lm-mixed"], "ort"), threads=1).session()
+    session = xr.load(bundle_of(BY_NAME["lm-mixed"], "cpu"), threads=1).session()
     for bad in BAD_GENERATIONS:
         with pytest.raises(xr.InputError):
             session.generate([1], **bad)

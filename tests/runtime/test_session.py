@@ -16,16 +16,16 @@ from ..oracles.cases import Case
 ModelOf = Callable[[Case, str], xr.Model]
 
 
-@pytest.fixture(params=["ort", "portable"])
+@pytest.fixture(params=["cpu", "portable"])
 def model(request: pytest.FixtureRequest, model_of: ModelOf) -> xr.Model:
-    """A v1 model with both kinds of blocks, in each flavour."""
+    """A v1 model with both kinds of blocks, in each target."""
     return model_of(BY_NAME["lm-mixed"], request.param)
 
 
 @pytest.fixture
 def stack(model_of: ModelOf) -> xr.Model:
     """A bare stack: vectors in, vectors out."""
-    return model_of(BY_NAME["stack-mixed"], "ort")
+    return model_of(BY_NAME["stack-mixed"], "cpu")
 
 
 def test_outputs_are_of_the_right_shape(model: xr.Model, stack: xr.Model) -> None:
@@ -120,12 +120,12 @@ def test_an_empty_prompt_is_refused(model: xr.Model) -> None:
 @pytest.mark.parametrize("threads", [0, -1, True, 1.5, "2"])
 def test_bad_thread_counts_are_refused(threads: Any, bundle_of: Callable[[Case, str], Path]) -> None:
     with pytest.raises(xr.InputError, match="threads"):
-        xr.load(bundle_of(BY_NAME["lm-mixed"], "ort"), threads=threads)
+        xr.load(bundle_of(BY_NAME["lm-mixed"], "cpu"), threads=threads)
 
 
 def test_a_missing_provider_is_refused(bundle_of: Callable[[Case, str], Path]) -> None:
     with pytest.raises(xr.InputError, match="NoSuchProvider"):
-        xr.load(bundle_of(BY_NAME["lm-mixed"], "ort"), providers=["NoSuchProvider"])
+        xr.load(bundle_of(BY_NAME["lm-mixed"], "cpu"), providers=["NoSuchProvider"])
 
 
 def test_sessions_in_threads_do_not_disturb_each_other(model: xr.Model) -> None:

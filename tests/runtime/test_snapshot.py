@@ -27,7 +27,7 @@ Header = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def model(bundle_of: Callable[[Case, str], Path]) -> xr.Model:
-    return xr.load(bundle_of(BY_NAME["lm-mixed"], "ort"), threads=1)
+    return xr.load(bundle_of(BY_NAME["lm-mixed"], "cpu"), threads=1)
 
 
 @pytest.fixture(params=["float32", "float16"])
@@ -78,10 +78,10 @@ def test_matrix_memories_in_float16(model: xr.Model, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [0.0, 1e-40, 1e-30, 1.0, 1e30, 3e38])
 def test_float16_takes_numbers_of_any_size(size: float, model: xr.Model, tmp_path: Path) -> None:
     table = model.manifest.state
-    state = {name: np.full_like(array, size) for name, array in model.session().state.items()}
+    state = {name: np.full_like(array, size) for name, array in table.initial().items()}
     for array in state.values():
         array[..., ::2] *= np.float32(-1e-3)  # far from overflow, and none is lost
-    write_snapshot(tmp_path / "state", state, source=model.manifest.source, tokens=0, dtype="float16")
+    write_snapshot(tmp_path / "state", state, table, source=model.manifest.source, tokens=0, dtype="float16")
     read, _ = read_snapshot(tmp_path / "state", table, source=model.manifest.source)
     assert all(np.allclose(read[name], array, rtol=2.0**-11, atol=1e-38) for name, array in state.items())
 
@@ -245,14 +245,14 @@ def test_a_full_disk_keeps_the_old_snapshot(model: xr.Model, saved: Path) -> Non
 def test_many_threads_may_save_and_load_one_path(model: xr.Model, tmp_path: Path) -> None:
     """Every save succeeds, every load sees one of the saved states, whole."""
     path, errors = tmp_path / "shared.safetensors", list[BaseException]()
-    states = [{name: np.full_like(a, n) for name, a in model.session().state.items()} for n in range(4)]
     source, table = model.manifest.source, model.manifest.state
-    write_snapshot(path, states[0], source=source, tokens=0)
+    states = [{name: np.full_like(a, n) for name, a in table.initial().items()} for n in range(4)]
+    write_snapshot(path, states[0], table, source=source, tokens=0)
 
     def work(number: int) -> None:
         try:
             for _ in range(20):
-                write_snapshot(path, states[number], source=source, tokens=number)
+                write_snapshot(path, states[number], table, source=source, tokens=number)
                 state, tokens = read_snapshot(path, table, source=source)
                 assert all((array == tokens).all() for array in state.values())
         except BaseException as error:  # handed to the main thread

@@ -16,10 +16,10 @@ TABLE = StateTable([
 def test_split_heads_merge_to_what_they_were() -> None:
     row = StateSpec("blocks.0.C", (2, 3, 64)).with_head_splits(4)
     merged = np.arange(2 * 2 * 3 * 64, dtype=np.float32).reshape(2, 2, 3, 64)
-    held = row.split_heads(merged)
+    held = row.to_graph(merged)
     assert (row.graph_shape, row.shape, row.nbytes) == ((8, 3, 16), (2, 3, 64), 4 * 2 * 3 * 64)
     np.testing.assert_array_equal(held[1, 5], merged[1, 1, :, 16:32])  # second head, second part
-    np.testing.assert_array_equal(row.merge_heads(held), merged)
+    np.testing.assert_array_equal(row.from_graph(held), merged)
 
 
 def test_the_initial_state_is_what_the_graph_takes() -> None:
@@ -27,14 +27,14 @@ def test_the_initial_state_is_what_the_graph_takes() -> None:
     assert {name: array.shape for name, array in initial.items()} == TABLE.initial_shapes(2)
     assert initial["blocks.0.C"].shape == (2, 8, 3, 16)
     assert (initial["blocks.1.m"] == np.float32(SLSTM_INITIAL_M)).all()
-    merged = TABLE.merge_heads(TABLE.initial())
+    merged = TABLE.from_graph(TABLE.initial())
     TABLE.check(merged)
     assert sum(array.nbytes for array in merged.values()) == TABLE.nbytes
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape", "dtype"])
 def test_a_state_of_another_model_is_refused(change: str) -> None:
-    state = TABLE.merge_heads(TABLE.initial())
+    state = TABLE.from_graph(TABLE.initial())
     if change == "missing":
         del state["blocks.1.y"]
     elif change == "unknown":

@@ -122,7 +122,7 @@ def test_modules_and_functions_stay_small(folder: str) -> None:
 # Classes that implement a protocol, which says what their methods do; a docstring there is only for what is special.
 IMPLEMENTATIONS = {
     "Reference", "Parallel", "Rounded", "Jittered", "Recording", "Quantizing", "Ort", "Portable", "ByteTokenizer",
-    "HuggingFaceTokenizer", "IdText",
+    "HuggingFaceTokenizer", "IdText", "Accelerator", "Web", "CPU",
 }  # fmt: skip
 
 

@@ -20,6 +20,9 @@ SLSTMState = tuple[Tensor, Tensor, Tensor, Tensor]
 class Ops(Protocol):
     """One lowering of the operations below."""
 
+    def embed(self, ids: Tensor, weight: Tensor) -> Tensor:
+        """Rows of weight (V, D) for ids (B, T) -> (B, T, D)."""
+
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x @ weight + bias for weight (in, out)."""
 
@@ -72,6 +75,11 @@ class Ops(Protocol):
         self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """mLSTM whose gates are bounded, so that it needs no stabilizer: as `mlstm`, with the state (C, n)."""
+
+    def relative_mlstm(
+        self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MLSTMState, eps: float, offset: Tensor
+    ) -> tuple[Tensor, MLSTMState]:
+        """mLSTM with relative gates and a scaled memory (see `relative_gates`): `offset` (1, H) is what m is short of."""
 
     def slstm(self, wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
         """sLSTM over T tokens: wx (B, 2*H*2*DH, T) = [i | -f] of every head, then [z | o] of every head, with biases.

@@ -6,7 +6,8 @@ gate exp(a_t - M_t): one CumSum and one running maximum, and what remains is gat
 `com.microsoft::LinearAttention` does natively for one token and for many. The normalizer n is the same recurrence with
 the input gate in the place of the value.
 
-The running maximum is a MaxPool whose window reaches K tokens back: exact while T <= K.
+The running maximum is a MaxPool whose window reaches K tokens back: exact while T <= K. Where K is 1 the step is written out,
+without pools, sums and loops over one token.
 """
 
 from collections.abc import Sequence
@@ -38,6 +39,9 @@ class Ort:
 
     def __init__(self, chunk: int) -> None:
         self.chunk = chunk
+
+    def embed(self, ids: Tensor, weight: Tensor) -> Tensor:
+        return F.embedding(ids, weight)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """MatMul, and Add where there is a bias."""
@@ -117,13 +121,14 @@ class Ort:
         """See the head of this module; sums of log f are kept negated throughout (p = -F)."""
         (C, n, m), heads = state, state[1].shape[1]
         i, minus_f = split(gates, [heads, heads])
-        p = emit("CumSum", emit("Softplus", minus_f), torch.tensor(1))
+        p = emit("Softplus", minus_f)
+        p = p if self.chunk == 1 else emit("CumSum", p, torch.tensor(1))
         a = i + p
         before, now = self._running_max(m, a)
         decay, gain, minus_m = before - now, torch.exp(a - now), p - now
         h, d, C, n = _attend(q, k, v, gain, decay, C, n)
         denominator = torch.maximum(torch.abs(d), torch.exp(minus_m)) + eps
-        m = torch.neg(slice_axis(minus_m, -1, 2**31, 1, m.shape))
+        m = torch.neg(minus_m if self.chunk == 1 else slice_axis(minus_m, -1, 2**31, 1, m.shape))
         return split_heads(h, heads) / unsqueeze_last(denominator), (C, n, m)
 
     def bounded_mlstm(
@@ -137,9 +142,17 @@ class Ort:
         denominator = torch.maximum(torch.abs(d), torch.tensor([1.0]))
         return split_heads(h, heads) / unsqueeze_last(denominator), (C, n)
 
+    def relative_mlstm(
+        self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MLSTMState, eps: float, offset: Tensor
+    ) -> tuple[Tensor, MLSTMState]:
+        """No target with this lowering has relative gates."""
+        raise NotImplementedError
+
     def slstm(self, wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
         """A placeholder node over time-major gates; `passes.scan` puts the ONNX Scan in its place."""
         (batch, _, tokens), (heads, dh, _) = wx.shape, recurrent.shape
+        if self.chunk == 1:
+            return _slstm_step(wx, recurrent, state)
         wx = reshape(wx.transpose(1, 2), [batch, tokens, 2, heads, 2 * dh], keep=2)
         wx = reshape(wx.permute(1, 0, 3, 2, 4), [tokens, batch, heads, 1, 4 * dh], keep=2)
         shapes = [s.shape for s in state] + [[tokens, batch, heads, 1, dh]]
@@ -148,6 +161,8 @@ class Ort:
 
     def _running_max(self, m: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """(M_{t-1}, M_t), each (B, T, H), of m (B, 1, H) and a (B, T, H)."""
+        if self.chunk == 1:
+            return m, torch.maximum(m, a)
         padded = torch.cat([m, a], 1)
         batch, length, heads = padded.shape
         image = emit("Unsqueeze", padded, torch.tensor([1]), shape=[batch, 1, length, heads])
@@ -170,6 +185,21 @@ def _attend(
     h, C = emit_many(name, q, k, gained, C, decays, shapes=[v.shape, C.shape], kv_num_heads=heads * splits, **attention)
     d, n = emit_many(name, q, k, gain, n, decay, shapes=[gain.shape, n.shape], kv_num_heads=heads, **attention)
     return h, d, C, n
+
+
+def _slstm_step(wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
+    """One token: wx (B, 2*H*2*DH, 1); what `passes.scan` puts into its loop."""
+    (y, c, n, m), batch, (heads, dh, _) = state, wx.shape[0], recurrent.shape
+    wx = reshape(wx, [batch, 2, heads, 2 * dh], keep=1).transpose(1, 2)
+    raw = reshape(wx, [batch, heads, 1, 4 * dh], keep=1) + y @ recurrent
+    i, minus_f, z, o = split(raw, [dh] * 4)
+    decayed = m - emit("Softplus", minus_f)
+    m = torch.maximum(i, decayed)
+    gain, decay = torch.exp(i - m), torch.exp(decayed - m)
+    c = decay * c + gain * torch.tanh(z)
+    n = decay * n + gain
+    y = torch.sigmoid(o) * c / n
+    return reshape(y, [batch, 1, heads, dh], keep=1), (y, c, n, m)
 
 
 def _repeat(heads: int, times: int) -> Tensor:

@@ -18,6 +18,9 @@ from .emit import emit, grouped_conv, last_token, mean_last, merge_heads, reshap
 class Portable:
     """Emits nodes that mean the same from opset 13 to 17; `passes.opset17` settles ReduceMean."""
 
+    def embed(self, ids: Tensor, weight: Tensor) -> Tensor:
+        return torch.nn.functional.embedding(ids, weight)
+
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """MatMul, and Add where there is a bias."""
         y = x @ weight
@@ -111,6 +114,12 @@ class Portable:
         query = reshape(q, [1, heads, 1, dk], keep=0) * dk**-0.5
         h = (query @ C) / torch.maximum(torch.abs(query @ n), torch.tensor([1.0]))
         return reshape(h, [1, 1, heads, dv], keep=0), (C, n)
+
+    def relative_mlstm(
+        self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MLSTMState, eps: float, offset: Tensor
+    ) -> tuple[Tensor, MLSTMState]:
+        """No target with this lowering has relative gates."""
+        raise NotImplementedError
 
     def slstm(self, wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
         (y, c, n, m), (heads, dh, _) = state, recurrent.shape

@@ -3,18 +3,23 @@
 Runs in whatever float dtype its inputs have (float64 for test vectors). Knows nothing of ONNX.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..relative_gates import HEADROOM
 from ..spec import Activation, Norm
 from . import MLSTMState, SLSTMState
 
 
 class Reference:
     """Plain torch; see `Ops` for shapes."""
+
+    def embed(self, ids: Tensor, weight: Tensor) -> Tensor:
+        return F.embedding(ids, weight)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """MatMul, and Add where there is a bias."""
@@ -106,6 +111,15 @@ class Reference:
             query = q[:, t, :, None, :]
             outputs.append(((query @ C) / (query @ n).abs().clamp_min(1.0)).squeeze(-2))
         return torch.stack(outputs, 1), (C, n)
+
+    def relative_mlstm(
+        self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MLSTMState, eps: float, offset: Tensor
+    ) -> tuple[Tensor, MLSTMState]:
+        """The official cell on absolute gates and an unscaled memory."""
+        (C, n, m), shift = state, offset - HEADROOM * math.log(2.0)
+        gates = gates + torch.cat([shift, torch.zeros_like(shift)], -1)
+        h, (C, n, m) = self.mlstm(q, k, v, gates, (C * 2**HEADROOM, n * 2**HEADROOM, m + shift), eps)
+        return h, (C / 2**HEADROOM, n / 2**HEADROOM, m - shift)
 
     def slstm(self, wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
         """arXiv:2405.04517 equations 8 to 18, stabilized; m starts at -1e30, so the first step is like the others."""

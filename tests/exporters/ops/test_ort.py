@@ -20,10 +20,10 @@ CheckpointOf = Callable[[Case], Path]
 GATES = [(8, -12), (8, -20), (12, 10), (-12, 3), (14, -3), (75, 75), (75, -75), (-75, 75), (-75, -75), (200, -200)]
 
 
-@pytest.mark.parametrize("flavour", ["ort", "portable"])
+@pytest.mark.parametrize("target", ["cpu", "portable"])
 @pytest.mark.parametrize(("igate", "fgate"), GATES)
 def test_gates_near_their_caps(
-    igate: float, fgate: float, flavour: str, checkpoint_of: CheckpointOf, tmp_path: Path
+    igate: float, fgate: float, target: str, checkpoint_of: CheckpointOf, tmp_path: Path
 ) -> None:
     """Small decays meet large gains: a decay that loses its digits is seen here."""
     case, folder = BY_NAME["large-plain"], tmp_path / "checkpoint"
@@ -37,7 +37,7 @@ def test_gates_near_their_caps(
     sequence = sequence_for(case, 60)
     expected = official_step(case, folder, sequence, "float64")
     assert expected is not None
-    xlstm_edge.export(folder, tmp_path / "bundle", flavour=flavour)
+    xlstm_edge.export(folder, tmp_path / "bundle", target=target)
     session = xr.load(tmp_path / "bundle", threads=1).session()
     for token, wanted in zip(sequence, expected, strict=True):
         assert np.abs(session.step(int(token)) - wanted).max() <= 1e-4 * np.ptp(wanted)

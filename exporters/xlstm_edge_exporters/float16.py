@@ -1,0 +1,247 @@
+"""What float16 makes of an accelerator's graph: every operator computed on float16 numbers and its result rounded to them.
+
+Accelerators compute so, and say nothing when a number leaves the range: some turn it into infinity, Qualcomm's HTP into
+131,008. Here it is seen. Sums inside an operator are float32, as accelerators' are at best.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from xlstm_edge_runtime.progress import Progress, no_progress
+from xlstm_edge_runtime.state import StateTable
+
+LARGEST = 65504.0  # the largest float16
+KEPT = 4 << 30  # bytes of weights that stay in memory; those of larger graphs are read for every token
+PRODUCTS, LEAST_TOKENS, MOST_TOKENS = 8e9, 4, 256
+Values = dict[str, Tensor]
+
+
+class Float16Graph:
+    """A graph of one token, run operator by operator.
+
+    `rounded` False keeps float32: what the same operators compute without rounding. `largest` is the largest number that
+    any operator gave, and `where` its name; infinity where float16 does not hold it.
+    """
+
+    def __init__(self, path: Path, *, rounded: bool = True) -> None:
+        self._graph = ir.load(path).graph
+        self.inputs = self._graph.inputs
+        self._rounded = rounded
+        self._constants: Values = {}
+        sizes = [
+            value.const_value.nbytes for value in self._graph.initializers.values() if value.const_value is not None
+        ]
+        self._keep = sum(sizes) <= KEPT
+        self.largest, self.where = 0.0, ""
+
+    def run(self, feeds: Mapping[str, Tensor]) -> Values:
+        """Inputs by name -> outputs by name, all float32 that float16 holds; ids stay integers."""
+        values = {name: self._rounding(tensor) for name, tensor in feeds.items()}
+        for node in self._graph:
+            inputs = [None if value is None else self._value(value, values) for value in node.inputs]
+            results = OPERATORS[node.op_type](inputs, {name: a.value for name, a in node.attributes.items()})
+            for output, result in zip(node.outputs, results, strict=True):
+                values[str(output.name)] = self._seen(self._rounding(result), str(output.name))
+        return {str(output.name): values[str(output.name)] for output in self._graph.outputs}
+
+    def _value(self, value: ir.Value, values: Values) -> Tensor:
+        name = str(value.name)
+        if name in values:
+            return values[name]
+        if name not in self._constants:
+            assert value.const_value is not None
+            tensor = self._rounding(torch.from_numpy(np.array(value.const_value.numpy())))
+            if not self._keep:
+                return tensor
+            self._constants[name] = tensor
+        return self._constants[name]
+
+    def _rounding(self, tensor: Tensor) -> Tensor:
+        return tensor.half().float() if self._rounded and tensor.is_floating_point() else tensor
+
+    def _seen(self, tensor: Tensor, name: str) -> Tensor:
+        """The tensor, its largest number remembered; NaN counts as infinity."""
+        if tensor.is_floating_point() and tensor.numel():
+            largest = float(tensor.abs().max().nan_to_num(torch.inf, torch.inf))
+            if largest > self.largest:
+                self.largest, self.where = largest, name
+        return tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Float16Report:
+    """What float16 does to a model over some tokens of its own text.
+
+    `difference` is the largest of an output, as a share of the outputs' range; `equal` how many outputs have the same
+    likeliest token (or, of vectors, largest element); `largest` the largest number of any operator, `where` it came from.
+    """
+
+    tokens: int
+    difference: float
+    equal: int
+    largest: float
+    where: str
+
+    @property
+    def saturated(self) -> bool:
+        """Whether a number left float16's range."""
+        return not self.largest <= LARGEST
+
+    def __str__(self) -> str:
+        range_ = "a number out of float16's range" if self.saturated else f"largest number {self.largest:,.4g}"
+        return (
+            f"float16 over {self.tokens} tokens: largest difference {self.difference:.2%} of the range, likeliest token the "
+            f"same in {self.equal} of {self.tokens}, {range_} ({self.where})"
+        )
+
+
+def measure_float16(
+    path: Path, table: StateTable, parameters: int, *, tokens: int | None = None, progress: Progress = no_progress
+) -> Float16Report:
+    """Run a static graph in float16 beside float32, each with its own state, over text that the float32 one writes.
+
+    A stack of vectors gets random ones. `tokens` None takes as many as a model of so many parameters has time for.
+    """
+    count = tokens or int(min(max(PRODUCTS / parameters, LEAST_TOKENS), MOST_TOKENS))
+    with torch.no_grad(), _one_thread():
+        return _measure(path, table, count, progress)
+
+
+def _measure(path: Path, table: StateTable, count: int, progress: Progress) -> Float16Report:
+    halves, floats = Float16Graph(path), Float16Graph(path, rounded=False)
+    names = {row.output_name: row.input_name for row in table}
+    states = [{row.input_name: torch.from_numpy(a) for row, a in zip(table, table.initial().values(), strict=True)}] * 2
+    source, difference, equal = _Source(floats), 0.0, 0
+    for index in range(count):
+        progress("float16", index, count)
+        feed = source.next()
+        results = [graph.run({**feed, **state}) for graph, state in zip((halves, floats), states, strict=True)]
+        states = [{names[name]: value for name, value in result.items() if name in names} for result in results]
+        got, wanted = (next(v for n, v in r.items() if n not in names).reshape(-1) for r in results)
+        source.take(wanted)
+        difference = max(difference, _share(got, wanted))
+        equal += int(got.argmax() == wanted.argmax())
+    return Float16Report(count, difference, equal, halves.largest, halves.where)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products of one row wait for memory; more threads only wait for each other between hundreds of small operators."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _share(got: Tensor, wanted: Tensor) -> float:
+    """Largest difference as a share of the range; infinity for anything that is no number."""
+    span = float(wanted.max() - wanted.min()) or 1.0
+    return float(((got - wanted).abs().max() / span).nan_to_num(torch.inf, torch.inf))
+
+
+class _Source:
+    """What is fed to a graph: text that it writes itself, or random vectors."""
+
+    def __init__(self, graph: Float16Graph) -> None:
+        self._input = next(value for value in graph.inputs if not str(value.name).startswith("past."))
+        self._random = np.random.default_rng(0)
+        self._token = 0
+
+    def next(self) -> Values:
+        """The graph's input of the next step."""
+        assert self._input.shape is not None
+        shape = tuple(int(size) for size in self._input.shape.numpy())
+        if self._input.dtype == ir.DataType.INT64:
+            return {str(self._input.name): torch.full(shape, self._token, dtype=torch.int64)}
+        return {str(self._input.name): torch.from_numpy(self._random.standard_normal(shape).astype(np.float32))}
+
+    def take(self, logits: Tensor) -> None:
+        """Draw the next token."""
+        probabilities: NDArray[np.float64] = torch.softmax(logits.double(), -1).numpy()
+        self._token = int(self._random.choice(len(probabilities), p=probabilities / probabilities.sum()))
+
+
+Inputs = Sequence[Any]
+Attributes = Mapping[str, Any]
+
+
+def _conv(inputs: Inputs, attributes: Attributes) -> Tensor:
+    x, weight, bias = (*inputs, None)[:3]
+    return F.conv1d(x, weight, bias, groups=int(attributes["group"]))
+
+
+def _gemm(inputs: Inputs, attributes: Attributes) -> Tensor:
+    a, b, c = (*inputs, None)[:3]
+    product: Tensor = a @ (b.T if attributes.get("transB") else b)
+    return product if c is None else product + c
+
+
+def _layer_norm(inputs: Inputs, attributes: Attributes) -> Tensor:
+    x, weight, bias = (*inputs, None)[:3]
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, attributes["epsilon"])
+
+
+def _reduce_max(inputs: Inputs, attributes: Attributes) -> Tensor:
+    x: Tensor = inputs[0]
+    return x.amax([int(axis) for axis in inputs[1]], keepdim=bool(attributes.get("keepdims", 1)))
+
+
+def _reshape(x: Tensor, shape: Tensor) -> Tensor:
+    return x.reshape([x.shape[i] if size == 0 else int(size) for i, size in enumerate(shape)])
+
+
+def _slice(x: Tensor, start: Tensor, end: Tensor, axis: Tensor) -> Tensor:
+    return x.movedim(int(axis), 0)[int(start) : int(end)].movedim(0, int(axis))
+
+
+def _split(inputs: Inputs, attributes: Attributes) -> tuple[Tensor, ...]:
+    x, sizes = inputs
+    return torch.split(x, [int(size) for size in sizes], int(attributes["axis"]))
+
+
+def _one(function: Callable[..., Tensor]) -> Callable[[Inputs, Attributes], tuple[Tensor, ...]]:
+    """An operator without attributes."""
+    return lambda inputs, _: (function(*inputs),)
+
+
+def _with(function: Callable[[Inputs, Attributes], Tensor]) -> Callable[[Inputs, Attributes], tuple[Tensor, ...]]:
+    """An operator with one output."""
+    return lambda inputs, attributes: (function(inputs, attributes),)
+
+
+OPERATORS: dict[str, Callable[[Inputs, Attributes], tuple[Tensor, ...]]] = {
+    "Add": _one(torch.add),
+    "Concat": _with(lambda inputs, attributes: torch.cat(list(inputs), int(attributes["axis"]))),
+    "Conv": _with(_conv),
+    "Div": _one(torch.div),
+    "Erf": _one(torch.erf),
+    "Exp": _one(torch.exp),
+    "GatherND": _one(lambda table, index: table[index[..., 0]]),
+    "Gemm": _with(_gemm),
+    "LayerNormalization": _with(_layer_norm),
+    "MatMul": _one(torch.matmul),
+    "Max": _one(torch.maximum),
+    "Mul": _one(torch.mul),
+    "ReduceMax": _with(_reduce_max),
+    "Relu": _one(torch.relu),
+    "Reshape": _one(_reshape),
+    "Sigmoid": _one(torch.sigmoid),
+    "Slice": _one(_slice),
+    "Softplus": _one(lambda x: F.softplus(x, threshold=100.0)),
+    "Split": _split,
+    "Sub": _one(torch.sub),
+    "Tanh": _one(torch.tanh),
+    "Transpose": _with(lambda inputs, attributes: inputs[0].permute([int(axis) for axis in attributes["perm"]])),
+}

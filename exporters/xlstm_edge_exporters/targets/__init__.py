@@ -1,0 +1,13 @@
+"""Where a bundle is to run: one class, one row here, one test each (see exporters/targets.md)."""
+
+from .base import Target
+from .coreml import CoreML
+from .cpu import CPU
+from .openvino import OpenVINO
+from .portable import Portable
+from .qnn import QNN
+from .web import Web
+
+TARGETS: dict[str, Target] = {target.name: target for target in (CPU(), Portable(), Web(), CoreML(), QNN(), OpenVINO())}
+
+__all__ = ["TARGETS", "Target"]

@@ -1,0 +1,61 @@
+"""What a target is: how a model is lowered for it, what its graph may hold, and what its users are told."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from xlstm_edge_runtime.state import StateTable
+
+from ..ops import Ops
+from ..spec import ModelSpec
+from ..weights import Weights
+
+QUANTIZATIONS = frozenset({"int8", "int4", "mixed"})
+
+
+class Target:
+    """Where a graph is to run. The defaults are those of onnxruntime on a CPU; a target states what is other for it.
+
+    `summary` is for the help, `use` is said at the end of an export. `static` graphs take one token of one sequence, others
+    any batch and up to `chunk` tokens, `default_chunk` unless asked. `opset` is the finished graph's, `traced_opset` the one
+    that torch writes. `onnxruntime` is the oldest that runs it and `provider` the runtime's name of what runs it.
+    `quantizations` are the values of --quantize that make sense. `half` says that it computes in float16.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    use: ClassVar[str]
+    static: ClassVar[bool] = False
+    default_chunk: ClassVar[int] = 64
+    opset: ClassVar[int] = 23
+    traced_opset: ClassVar[int] = 23
+    ir_version: ClassVar[int] = 10
+    onnxruntime: ClassVar[str] = "1.26"
+    provider: ClassVar[str] = "cpu"
+    quantizations: ClassVar[frozenset[str]] = QUANTIZATIONS
+    half: ClassVar[bool] = False
+
+    def spec(self, spec: ModelSpec) -> ModelSpec:
+        """The canonical model as this target wants it."""
+        return spec
+
+    def weights(self, spec: ModelSpec, weights: Weights) -> Weights:  # noqa: ARG002  # for targets with others
+        """Weights of `self.spec(spec)` from those of `spec`."""
+        return weights
+
+    def canonical_weights(self, spec: ModelSpec, weights: Weights) -> Weights:  # noqa: ARG002  # same
+        """The inverse of `weights`, to float32's rounding."""
+        return weights
+
+    def states(self, table: StateTable) -> StateTable:
+        """The state table as the graph holds it."""
+        return table
+
+    def ops(self, chunk: int) -> Ops:
+        """The lowering, for calls of up to `chunk` tokens."""
+        raise NotImplementedError
+
+    def passes(self) -> Sequence[ir.passes.InPlacePass]:
+        """What is done to the tidied trace, in order."""
+        return ()

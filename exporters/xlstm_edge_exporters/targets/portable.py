@@ -1,0 +1,27 @@
+"""Any ONNX runtime: one token a call, standard operators of opset 17, float32."""
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from ..ops import Ops
+from ..ops.portable import Portable as Lowering
+from ..passes.opset17 import ToOpset17
+from .base import Target
+
+
+class Portable(Target):
+    """Standard operators and static shapes, for runtimes that this project does not know."""
+
+    name = "portable"
+    summary = "other runtimes: opset 17, standard operators, one token a call, float32"
+    use = "any ONNX runtime with opset 17; ours as well"
+    static, default_chunk = True, 1
+    opset, traced_opset, ir_version, onnxruntime = 17, 18, 8, "1.17"
+    quantizations = frozenset()
+
+    def ops(self, chunk: int) -> Ops:  # noqa: ARG002  # one token
+        return Lowering()
+
+    def passes(self) -> Sequence[ir.passes.InPlacePass]:
+        return (ToOpset17(),)

@@ -1,0 +1,99 @@
+"""Each target's graph: the operators that its compilers have, static where it must be, and the table of targets."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import onnx
+import pytest
+
+import xlstm_edge
+import xlstm_edge_runtime as xr
+from xlstm_edge import options
+from xlstm_edge_exporters.targets import TARGETS
+from xlstm_edge_runtime.manifest import read_manifest
+
+from ...conftest import BY_NAME
+from ...oracles.cases import Case
+
+BundleOf = Callable[[Case, str], Path]
+ACCELERATORS = [name for name, target in TARGETS.items() if target.provider in ("coreml", "qnn", "openvino")]
+
+
+def graph_of(folder: Path) -> onnx.GraphProto:
+    return onnx.load(folder / "model.onnx", load_external_data=False).graph
+
+
+def test_the_command_line_offers_every_target() -> None:
+    choices = next(iter(get_args(get_args(options.Target)[0])))
+    assert sorted(get_args(choices)) == sorted(TARGETS)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_says_what_it_is(name: str) -> None:
+    target = TARGETS[name]
+    assert target.name == name
+    assert target.summary
+    assert target.use
+    assert target.default_chunk == (1 if target.static else 64)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_manifest_says_the_target(name: str, bundle_of: BundleOf) -> None:
+    manifest = read_manifest(bundle_of(BY_NAME["lm-mixed"], name))
+    assert manifest.graph.target == name
+    assert manifest.onnxruntime == TARGETS[name].onnxruntime
+    model = onnx.load(bundle_of(BY_NAME["lm-mixed"], name) / "model.onnx", load_external_data=False)
+    assert next(entry.version for entry in model.opset_import if not entry.domain) == TARGETS[name].opset
+
+
+@pytest.mark.parametrize("name", ACCELERATORS)
+def test_accelerators_know_nothing_of_gates_before_an_offset(name: str, bundle_of: BundleOf) -> None:
+    """Every matrix memory has a stabilizer, which the manifest says the offset of; an sLSTM's starts in float16's range."""
+    for case in ("lm-mixed", "large-plain"):
+        table = read_manifest(bundle_of(BY_NAME[case], name)).state
+        rows = {row.name: row for row in table}
+        for row in table:
+            if row.name.endswith(".C"):
+                stabilizer = rows[row.name.removesuffix("C") + "m"]
+                assert len(stabilizer.offset) == row.shape[0]
+            assert row.initial >= -65504
+
+
+@pytest.mark.parametrize("chunk", [0, 2, 64])
+@pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if target.static])
+def test_static_targets_take_one_token(name: str, chunk: int, tmp_path: Path) -> None:
+    with pytest.raises(xr.InputError, match=f"for {name}, got {chunk}; leave it out"):
+        xlstm_edge.export("nowhere", tmp_path / "b", target=name, chunk=chunk)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4", "mixed"])
+@pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if not target.quantizations])
+def test_targets_without_block_wise_integers(name: str, quantize: str, tmp_path: Path) -> None:
+    with pytest.raises(xr.InputError, match=f"for the target {name}, got --quantize"):
+        xlstm_edge.export("nowhere", tmp_path / "b", target=name, quantize=quantize)
+
+
+@pytest.mark.parametrize("name", ["cpu", "web"])
+@pytest.mark.parametrize("case", ["lm-mixed", "large-uncapped"])
+def test_one_token_needs_no_pool_and_no_loop(
+    name: str, case: str, checkpoint_of: Callable[[Case], Path], tmp_path: Path
+) -> None:
+    xlstm_edge.export(checkpoint_of(BY_NAME[case]), tmp_path / "one", target=name, chunk=1)
+    xlstm_edge.export(checkpoint_of(BY_NAME[case]), tmp_path / "many", target=name)
+    count = Counter(node.op_type for node in graph_of(tmp_path / "one").node)
+    assert not {"MaxPool", "Scan", "CumSum"} & count.keys()
+    one, many = (xr.load(tmp_path / folder, threads=1).session() for folder in ("one", "many"))
+    for token in (3, 1, 4, 1, 5):
+        assert abs(one.step(token) - many.step(token)).max() <= 1e-5
+    text = (tmp_path / "one" / "manifest.json").read_text().replace('"chunk": 1,', '"chunk": 2,', 1)
+    (tmp_path / "one" / "manifest.json").write_text(text)
+    with pytest.raises(xr.BundleError, match="chunk"):
+        xr.load(tmp_path / "one")
+
+
+@pytest.mark.parametrize("case", ["lm-mixed", "large-plain", "stack-slstm"])
+def test_web_graphs_have_kernels_in_a_browser(case: str, bundle_of: BundleOf) -> None:
+    count = Counter(node.op_type for node in graph_of(bundle_of(BY_NAME[case], "web")).node)
+    assert not {"FusedMatMul", "RMSNormalization"} & count.keys()

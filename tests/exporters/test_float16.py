@@ -1,0 +1,76 @@
+"""float16 after every operator: what accelerators compute, and that it is seen when a number leaves the range."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+
+import xlstm_edge
+from xlstm_edge_exporters.float16 import Float16Graph, measure_float16
+from xlstm_edge_runtime.manifest import read_manifest
+
+from ..conftest import BY_NAME, SHIPPED, sequence_for
+from ..oracles.cases import CASES, Case
+
+BundleOf = Callable[[Case, str], Path]
+
+
+def feeds_of(folder: Path, token: object) -> dict[str, np.ndarray]:
+    manifest = read_manifest(folder)
+    inputs = np.array([[token]]) if manifest.model.vocab_size else np.asarray(token, np.float32)[None, None]
+    return {manifest.graph.input: inputs} | {f"past.{n}": a for n, a in manifest.state.initial().items()}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_without_rounding_it_is_onnx_s_own_evaluator(case: Case, bundle_of: BundleOf) -> None:
+    """Every operator that an accelerator's graph has, in both."""
+    folder = bundle_of(case, "coreml")
+    feeds = feeds_of(folder, sequence_for(case, 1)[0])
+    wanted = ReferenceEvaluator(onnx.load(folder / "model.onnx")).run(None, feeds)
+    with torch.no_grad():
+        got = Float16Graph(folder / "model.onnx", rounded=False).run({n: torch.from_numpy(a) for n, a in feeds.items()})
+    for array, tensor in zip(wanted, got.values(), strict=True):
+        np.testing.assert_allclose(tensor.numpy(), array, rtol=1e-4, atol=1e-5 * (np.abs(array).max() + 1e-3))
+
+
+@pytest.mark.parametrize("name", ["lm-mixed", "large-plain", "stack-slstm"])
+def test_every_number_is_a_float16(name: str, bundle_of: BundleOf) -> None:
+    folder = bundle_of(BY_NAME[name], "coreml")
+    feeds = feeds_of(folder, sequence_for(BY_NAME[name], 1)[0])
+    outputs = Float16Graph(folder / "model.onnx").run({n: torch.from_numpy(a) for n, a in feeds.items()})
+    assert all(torch.equal(tensor, tensor.half().float()) for tensor in outputs.values())
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_no_case_leaves_the_range(case: Case, bundle_of: BundleOf) -> None:
+    folder = bundle_of(case, "coreml")
+    manifest = read_manifest(folder)
+    report = measure_float16(folder / "model.onnx", manifest.state, manifest.model.parameters, tokens=40)
+    assert not report.saturated, report
+    assert report.difference <= 0.1, report  # random models are rougher than trained ones
+
+
+def test_the_shipped_model(tmp_path: Path) -> None:
+    xlstm_edge.export(SHIPPED, tmp_path / "b", target="qnn")
+    manifest = read_manifest(tmp_path / "b")
+    report = measure_float16(tmp_path / "b" / "model.onnx", manifest.state, manifest.model.parameters, tokens=250)
+    assert not report.saturated
+    assert report.difference <= 0.02
+    assert report.equal == 250
+
+
+def test_a_number_out_of_range_is_seen(bundle_of: BundleOf, tmp_path: Path) -> None:
+    """Also where nothing that comes out shows it: the graph goes on with 1 / infinity."""
+    folder = bundle_of(BY_NAME["lm-mixed"], "coreml")
+    model = onnx.load(folder / "model.onnx")
+    weight = next(i for i in model.graph.initializer if i.name == "blocks.0.mixer.up.weight")
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1e6), weight.name))
+    onnx.save(model, tmp_path / "model.onnx")
+    manifest = read_manifest(folder)
+    report = measure_float16(tmp_path / "model.onnx", manifest.state, manifest.model.parameters, tokens=2)
+    assert report.saturated
+    assert "out of float16's range" in str(report)
