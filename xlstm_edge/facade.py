@@ -178,15 +178,25 @@ def verify(
     weights: str | None = None,
     tokenizer: str | None = None,
     threads: int | None = None,
+    provider: str = "cpu",
+    provider_options: Mapping[str, str | int | bool] | None = None,
+    allow_fallback: bool = False,
     progress: Progress = no_progress,
 ) -> list[Check]:
     """All checks of a bundle, also against its checkpoint if given; VerificationError for the first that fails.
 
-    `prefix`, `weights` and `tokenizer` as they were for the export.
+    `prefix`, `weights` and `tokenizer` as they were for the export; `provider`, `provider_options` and `allow_fallback` as
+    for `load`. Against the checkpoint the bundle is compared on the CPU.
     """
     checks = list[Check]()
     progress("verifying", 0, 0)
-    checks += verify_bundle(bundle, threads=threads)
+    checks += verify_bundle(
+        bundle,
+        threads=threads,
+        provider=provider,
+        provider_options=provider_options,
+        allow_fallback=allow_fallback,
+    )
     if against is not None:
         source = open_checkpoint(against, prefix=prefix, weights=weights)
         from xlstm_edge_exporters.verify import verify_against  # noqa: PLC0415  # loads torch
