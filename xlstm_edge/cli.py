@@ -19,6 +19,7 @@ from .devices import list_devices
 from .progress import bars, load_exporters, until_done
 from .run import RunRequest, read_prompt, run_bundle
 from .sizing import DEVICES
+from .streams import keep_output_ours
 from .tables import checks_table, devices_table, facts_table, plan_lines, plan_table, run_line, state_table
 from .terminal import BAD_INPUT, err, guarded, note, print_json, show, write_foreign, write_prompt
 from .welcome import WELCOME, next_steps
@@ -260,6 +261,7 @@ def devices(as_json: options.Json = False, quiet: options.Quiet = False) -> None
 
     Example: `xlstm-edge devices --json`
     """
+    keep_output_ours()
     found = list_devices()
     print_json(found) if as_json else show(devices_table(found))
 

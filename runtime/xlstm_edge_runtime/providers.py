@@ -5,7 +5,6 @@ onnxruntime, whose library is registered once a process; other packages are an o
 built in, and take the place of the plain one. `plugins.py` finds them and asks onnxruntime for them.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -204,6 +203,8 @@ def choose_provider(
 def _option(provider: Provider, key: Any, value: Any) -> tuple[str, str]:
     """One option as text."""
     if not isinstance(key, str) or key not in provider.options:
+        import difflib  # noqa: PLC0415  # of no use to a start without mistakes
+
         near = difflib.get_close_matches(str(key)[:LONGEST_NAME], provider.options, 1)
         advice = f"did you mean {near[0]}" if near else "see what it takes in its documentation, or leave it out"
         raise InputError(f"expected an option of the provider {provider.name}, got {shown(key)}; {advice}")

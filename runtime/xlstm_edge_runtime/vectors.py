@@ -25,7 +25,7 @@ from .reading import Reader, read_json
 
 FLOAT_FACTOR, LEAST_FLOAT, MOST_FLOAT = 10.0, 1e-5, 1e-2
 ROUNDING_FACTOR, LEAST_ROUNDING, MOST_ROUNDING = 2.5, 1e-2, 1.2  # of outputs; unrelated ones differ by 1.41
-# Of the range, where a provider computes in 16 bits: three times what Qualcomm's simulator shows on the shipped model.
+# Of the range, where a provider computes in 16 bits: more than twice what Qualcomm's simulator shows on the shipped model.
 FLOAT16_ALLOWED = 2e-2
 FLOAT16_STEPS = 16  # tokens that it is judged on: simulators take a second for each
 SUMS, MOST_CHECKS, MOST_VALUES = 256, 16, 64

@@ -1,6 +1,7 @@
 """Packages of providers: missing, broken, registered once, and the device that is taken."""
 
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,7 +89,7 @@ def test_a_missing_package_is_named(
 
 def test_what_is_installed_is_named_with_its_version(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install()
-    monkeypatch.setattr(plugins, "version_of", lambda package: {"onnxruntime-qnn": "2.7.0"}[package])
+    monkeypatch.setattr(metadata, "version", lambda package: {"onnxruntime-qnn": "2.7.0"}[package])
     assert plugins.installed(QNN) == ("onnxruntime-qnn", "2.7.0")
     assert plugins.installed(PROVIDERS["cpu"]) == ("onnxruntime", ort.__version__)
     assert plugins.installed(PROVIDERS["openvino"]) is None
