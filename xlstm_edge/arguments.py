@@ -1,12 +1,17 @@
 """What can be said of a command's words before torch is loaded or anything runs long: InputError or BundleError."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from xlstm_edge_runtime.errors import InputError, shown_path
+from xlstm_edge_runtime.errors import InputError, shown, shown_path
 from xlstm_edge_runtime.manifest import has_manifest, read_manifest
 from xlstm_edge_runtime.opening import check_threads
+from xlstm_edge_runtime.plugins import require
+from xlstm_edge_runtime.providers import choose_provider
+
+from .streams import keep_output_ours
 
 
 def check_arguments(
@@ -28,6 +33,27 @@ def check_arguments(
             )
     if tokenizer not in (None, "byte", "none") and not _is_file(Path(tokenizer or "")):
         raise InputError(f"expected a tokenizer.json at {shown_path(tokenizer)}, got no file; check the path")
+
+
+def provider_words(name: str, words: Sequence[str] | None, allow_fallback: bool) -> dict[str, Any]:
+    """--provider, --provider-option and --allow-fallback as the keywords that `load` takes.
+
+    InputError for words that no provider takes, DependencyError for a provider that is not installed. From here on standard
+    output is ours alone where another provider than the CPU was asked for: their libraries print to it.
+    """
+    given: dict[str, str | int | bool] = {}
+    for word in words or ():
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise InputError(
+                f"expected --provider-option NAME=VALUE, got {shown(word)}; write for example backend_type=htp"
+            )
+        given[key] = value
+    choice = choose_provider(name, given, allow_fallback)
+    require(choice.provider)
+    if not choice.is_cpu:
+        keep_output_ours()
+    return {"provider": name, "provider_options": given, "allow_fallback": allow_fallback}
 
 
 def _there(path: Path) -> bool:

@@ -9,7 +9,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,25 @@ def bench_bundle(
     prefix: str | None = None,
     weights: str | None = None,
     roofline: bool = False,
+    provider: str = "cpu",
+    provider_options: Mapping[str, str | int | bool] | None = None,
+    allow_fallback: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Speeds in tokens a second, latencies in milliseconds, memory in bytes.
+    """Speeds in tokens a second, latencies in milliseconds, memory in bytes; what runs it, and its nodes by provider.
 
-    `prefix` and `weights` say which model of the checkpoint `compare` is meant, as for the export.
+    `prefix` and `weights` say which model of the checkpoint `compare` is meant, as for the export. Both bundles run on
+    `provider`.
     """
-    model, load_seconds = _load(bundle, threads, progress)
-    baseline = _baseline(model, against, compare, threads, prefix, weights)
+    loaded = partial(
+        load,
+        threads=threads,
+        provider=provider,
+        provider_options=provider_options,
+        allow_fallback=allow_fallback,
+    )
+    model, load_seconds = _load(bundle, loaded, progress)
+    baseline = _baseline(model, against, compare, loaded, threads, prefix, weights)
     probes = _probes(model, threads) if roofline else []
     runs, baseline_rates, roofs = [], [], []
     for index in range(repeat + 1):
@@ -71,11 +83,11 @@ def bench_bundle(
     return result | {"peak_memory_bytes": peak_memory()}
 
 
-def _load(bundle: str | Path, threads: int | None, progress: Progress) -> tuple[Model, float]:
+def _load(bundle: str | Path, loaded: Callable[[str | Path], Model], progress: Progress) -> tuple[Model, float]:
     """The model, and seconds."""
     progress("loading", 0, 0)
     begin = time.perf_counter()
-    model = load(bundle, threads=threads)
+    model = loaded(bundle)
     return model, time.perf_counter() - begin
 
 
@@ -84,6 +96,10 @@ def _facts(model: Model, bundle: str | Path, threads: int | None) -> dict[str, A
     return {
         "bundle": str(bundle),
         "machine": machine(threads),
+        "provider": model.provider.provider.name,
+        "provider_options": dict(model.provider.options),
+        "precision": model.provider.precision,
+        "placement": model.placement,
         "bundle_bytes": sum(entry.bytes for entry in model.manifest.files.values()),
         "state_bytes": model.manifest.state.nbytes,
     }
@@ -178,6 +194,7 @@ def _baseline(
     model: Model,
     against: str | Path | None,
     compare: str | Path | None,
+    loaded: Callable[[str | Path], Model],
     threads: int | None,
     prefix: str | None,
     weights: str | None,
@@ -185,7 +202,7 @@ def _baseline(
     """A function that generates n tokens with the other side and returns its tokens a second."""
     check_bench(None, against, compare)
     if against is not None:
-        other = load(against, threads=threads)
+        other = loaded(against)
         return lambda count: count / float(np.sum(_run(other, 4, count)[1]))
     if compare is None:
         return None

@@ -13,12 +13,14 @@ from xlstm_edge_runtime import GenerationOptions, __version__
 from xlstm_edge_runtime.manifest import has_manifest
 
 from . import facade, measuring, options
-from .arguments import check_arguments
+from .arguments import check_arguments, provider_words
 from .demo import run_demo
+from .devices import list_devices
 from .progress import bars, load_exporters, until_done
 from .run import RunRequest, read_prompt, run_bundle
 from .sizing import DEVICES
-from .tables import checks_table, facts_table, plan_lines, plan_table, run_line, state_table
+from .streams import keep_output_ours
+from .tables import checks_table, devices_table, facts_table, plan_lines, plan_table, run_line, state_table
 from .terminal import BAD_INPUT, err, guarded, note, print_json, show, write_foreign, write_prompt
 from .welcome import WELCOME, next_steps
 
@@ -113,6 +115,9 @@ def verify(
     weights: options.Weights = None,
     tokenizer: options.Tokenizer = None,
     threads: options.Threads = None,
+    provider: options.Provider = "cpu",
+    provider_option: options.ProviderOption = None,
+    allow_fallback: options.AllowFallback = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -121,6 +126,7 @@ def verify(
     Example: `xlstm-edge verify bundle --against examples/shakespeare`
     """
     check_arguments(bundles=[bundle], sources=[against], threads=threads, tokenizer=tokenizer)
+    chosen = provider_words(provider, provider_option, allow_fallback)
     with bars(err) as progress:
         if against is not None:
             load_exporters(progress)
@@ -132,6 +138,7 @@ def verify(
             tokenizer=tokenizer,
             threads=threads,
             progress=progress,
+            **chosen,
         )
     if as_json:
         print_json({"ok": True, "checks": [{"name": c.name, "detail": c.detail} for c in checks]})
@@ -209,6 +216,9 @@ def run(
     ignore_eos: options.IgnoreEos = False,
     echo: options.Echo = None,
     threads: options.Threads = None,
+    provider: options.Provider = "cpu",
+    provider_option: options.ProviderOption = None,
+    allow_fallback: options.AllowFallback = False,
     stats: Annotated[
         bool, typer.Option("--stats", help="Print speed and memory to standard error at the end.")
     ] = False,
@@ -235,6 +245,7 @@ def run(
         options=given,
         stop=tuple(stop or ()),
         threads=threads,
+        **provider_words(provider, provider_option, allow_fallback),
         echo=sys.stdout.isatty() if echo is None else echo,
     )
     with until_done(err) as progress:
@@ -243,6 +254,17 @@ def run(
         print_json(result)
     elif stats:
         note(run_line(result))
+
+
+@app.command()
+def devices(as_json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Show what this machine can run a bundle on: providers, the packages that bring them, devices.
+
+    Example: `xlstm-edge devices --json`
+    """
+    keep_output_ours()
+    found = list_devices()
+    print_json(found) if as_json else show(devices_table(found))
 
 
 @app.command()

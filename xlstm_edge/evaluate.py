@@ -5,7 +5,7 @@ Figures are means over tokens; delta p is the change of the probability given to
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,15 @@ def evaluate(
     weights: str | None = None,
     tokens: int = DEFAULT_TOKENS,
     threads: int | None = None,
+    provider: str = "cpu",
+    provider_options: Mapping[str, str | int | bool] | None = None,
+    allow_fallback: bool = False,
     progress: Progress = no_progress,
 ) -> list[dict[str, Any]]:
     """One result a bundle, measured on the first `tokens` tokens of a text file against a bundle or a checkpoint.
 
-    `prefix` and `weights` say which model of a checkpoint is meant, as for the export.
+    `prefix` and `weights` say which model of a checkpoint is meant, as for the export. The bundles run on `provider`, what
+    they are compared with on the CPU.
     """
     for bundle in bundles:  # one that is missing is said before minutes of work on the others
         read_manifest(bundle)
@@ -49,7 +53,13 @@ def evaluate(
         results = []
         for bundle in bundles:
             progress(f"loading {Path(bundle).name}", 0, 0)
-            model = load(bundle, threads=threads)
+            model = load(
+                bundle,
+                threads=threads,
+                provider=provider,
+                provider_options=provider_options,
+                allow_fallback=allow_fallback,
+            )
             if model.output_width != reference.output_width or not model.takes_ids:
                 raise InputError(
                     f"expected a bundle with {reference.output_width} tokens, got {bundle}; choose another"

@@ -94,7 +94,7 @@ def export(
     "none", `calibration_tokens` how many, `keep` {pattern: bits}, `tokenizer` a file, "byte" or "none". They override those of
     the TOML file `recipe`; None is not given. Where a checkpoint holds several models, or the xLSTM is a part of a larger
     net, `prefix` names the one to take by what stands before its tensors' names, and `weights` the file of a folder, the key
-    inside a torch file, or FILE:KEY. The bundle's `notes` say in a line each what else there is to know, as that it has no text.
+    inside a torch file, or FILE:KEY. The bundle's `notes` say in a line each what else there is to know, as that it has none.
 
     With `resume` an interrupted export leaves its finished tensors in BUNDLE.resume, and the next call with the same
     options goes on from them.
@@ -178,15 +178,25 @@ def verify(
     weights: str | None = None,
     tokenizer: str | None = None,
     threads: int | None = None,
+    provider: str = "cpu",
+    provider_options: Mapping[str, str | int | bool] | None = None,
+    allow_fallback: bool = False,
     progress: Progress = no_progress,
 ) -> list[Check]:
     """All checks of a bundle, also against its checkpoint if given; VerificationError for the first that fails.
 
-    `prefix`, `weights` and `tokenizer` as they were for the export.
+    `prefix`, `weights` and `tokenizer` as they were for the export; `provider`, `provider_options` and `allow_fallback` as
+    for `load`. Against the checkpoint the bundle is compared on the CPU.
     """
     checks = list[Check]()
     progress("verifying", 0, 0)
-    checks += verify_bundle(bundle, threads=threads)
+    checks += verify_bundle(
+        bundle,
+        threads=threads,
+        provider=provider,
+        provider_options=provider_options,
+        allow_fallback=allow_fallback,
+    )
     if against is not None:
         source = open_checkpoint(against, prefix=prefix, weights=weights)
         from xlstm_edge_exporters.verify import verify_against  # noqa: PLC0415  # loads torch

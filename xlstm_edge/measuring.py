@@ -12,7 +12,7 @@ from xlstm_edge_runtime.reading import LARGEST_TEXT
 from xlstm_edge_runtime.tune import tune_bundle
 
 from . import options
-from .arguments import check_arguments
+from .arguments import check_arguments, provider_words
 from .bench import bench_bundle, check_bench
 from .evaluate import DEFAULT_TOKENS, evaluate
 from .plots import check_plot_path, plot_depths, plot_positions, plot_quality
@@ -35,6 +35,9 @@ def bench(
     prefix: options.Prefix = None,
     weights: options.Weights = None,
     roofline: options.Roofline = False,
+    provider: options.Provider = "cpu",
+    provider_option: options.ProviderOption = None,
+    allow_fallback: options.AllowFallback = False,
     plot_file: options.DepthPlot = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -46,6 +49,7 @@ def bench(
     check_plot_path(plot_file)
     check_arguments(bundles=[bundle, against], sources=[compare], threads=threads)
     depths = check_bench(depth, against, compare)
+    chosen = provider_words(provider, provider_option, allow_fallback)
     with bars(err) as progress:
         if compare is not None:
             load_exporters(progress)
@@ -62,6 +66,7 @@ def bench(
             weights=weights,
             roofline=roofline,
             progress=progress,
+            **chosen,
         )
     plot_depths(result, plot_file)
     print_json(result) if as_json else show(bench_table(result))
@@ -93,6 +98,9 @@ def evaluate_bundles(
     window: options.Window = None,
     plot_file: options.QualityPlot = None,
     threads: options.Threads = None,
+    provider: options.Provider = "cpu",
+    provider_option: options.ProviderOption = None,
+    allow_fallback: options.AllowFallback = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -105,13 +113,14 @@ def evaluate_bundles(
     check_evaluation(against, prefix, weights, positions, window)
     check_plot_path(plot_file)
     check_arguments(bundles=bundles, sources=[against], threads=threads)
+    chosen = provider_words(provider, provider_option, allow_fallback)
     read_text(text, limit=LARGEST_TEXT)
     with bars(err) as progress:
         if against is not None and not has_manifest(against):
             load_exporters(progress)
         if against is None:
             results = evaluate_positions(
-                bundles, text=text, tokens=tokens, window=window, threads=threads, progress=progress
+                bundles, text=text, tokens=tokens, window=window, threads=threads, progress=progress, **chosen
             )
         else:
             results = evaluate(
@@ -123,6 +132,7 @@ def evaluate_bundles(
                 tokens=DEFAULT_TOKENS if tokens is None else tokens,
                 threads=threads,
                 progress=progress,
+                **chosen,
             )
     if plot_file is not None:
         (plot_positions if positions else plot_quality)(results, plot_file)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from xlstm_edge_runtime.errors import InputError
+from xlstm_edge_runtime.providers import PROVIDERS
 
 from .terminal import err
 
@@ -19,6 +20,18 @@ Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print results and errors only.", callback=_quiet, expose_value=False)
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="as tuned, else all cores")]
+Provider = Annotated[
+    str, typer.Option("--provider", help=f"What runs the graph: {', '.join(PROVIDERS)}.", metavar="NAME")
+]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider-option", help="An option of the provider; may be given several times.", metavar="NAME=VALUE"
+    ),
+]
+AllowFallback = Annotated[
+    bool, typer.Option("--allow-fallback", help="Let the CPU take the nodes that the provider does not.")
+]
 Bundle = Annotated[Path, typer.Argument(help="Bundle folder.", metavar="BUNDLE")]
 Checkpoint = Annotated[
     Path,

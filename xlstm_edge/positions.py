@@ -5,7 +5,7 @@ each begin at the zero state: what a model of that context would do. Every token
 predicted exactly once by either, and both columns of a range are over the same tokens. Memory does not grow with the text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,19 +50,28 @@ def evaluate_positions(
     tokens: int | None = None,
     window: int | None = None,
     threads: int | None = None,
+    provider: str = "cpu",
+    provider_options: Mapping[str, str | int | bool] | None = None,
+    allow_fallback: bool = False,
     progress: Progress = no_progress,
 ) -> list[dict[str, Any]]:
     """One result a bundle, on the first `tokens` tokens of a text file (None: all of it).
 
     `window` None takes the length that the model was trained on, which its checkpoint's config states. InputError where
-    neither is known, for a text that is not longer than one window, and for a stack of vectors.
+    neither is known, for a text that is not longer than one window, and for a stack of vectors. `provider` as for `load`.
     """
     for bundle in bundles:  # one that is missing is said before minutes of work on the others
         read_manifest(bundle)
     results = []
     for bundle in bundles:
         progress(f"loading {Path(bundle).name}", 0, 0)
-        model = load(bundle, threads=threads)
+        model = load(
+            bundle,
+            threads=threads,
+            provider=provider,
+            provider_options=provider_options,
+            allow_fallback=allow_fallback,
+        )
         check_takes_ids(model)
         ids = read_ids(model, Path(text), tokens)
         width = _window(window, model.manifest.model.context_length, len(ids))

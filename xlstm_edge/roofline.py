@@ -12,7 +12,8 @@ import numpy as np
 
 from xlstm_edge_runtime import Model
 from xlstm_edge_runtime.layout import GRAPH, weights_of
-from xlstm_edge_runtime.opening import CPU, open_graph, session_options
+from xlstm_edge_runtime.opening import open_graph, session_options
+from xlstm_edge_runtime.providers import CPU
 from xlstm_edge_runtime.tuning import FLOAT
 
 SIZE = 64 << 20  # float32 values: 256 MB, beyond any cache

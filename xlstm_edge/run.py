@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from xlstm_edge_runtime import Finish, GenerationOptions, Piece, load
+from xlstm_edge_runtime import Finish, GenerationOptions, Model, Piece, load
 from xlstm_edge_runtime.errors import InputError
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.text import start_stream
@@ -32,6 +32,9 @@ class RunRequest:
     options: GenerationOptions = field(default_factory=GenerationOptions)
     stop: Sequence[str] = ()
     threads: int | None = None
+    provider: str = "cpu"
+    provider_options: Mapping[str, str | int | bool] | None = None
+    allow_fallback: bool = False
     echo: bool = False
 
 
@@ -111,7 +114,7 @@ def run_bundle(
 
     `progress("prompt", done, total)` is told of prompts longer than one call of the graph.
     """
-    model = load(request.bundle, threads=request.threads)
+    model = _load(request)
     if not model.takes_ids:
         raise InputError(
             "expected a bundle that takes tokens, got a stack of float vectors; use session.prefill from Python"
@@ -146,6 +149,16 @@ def run_bundle(
         write("\n")
     assert finish is not None  # a generation that nobody closes ends with one
     return _summary(finish, "".join(texts), session.nbytes)
+
+
+def _load(request: RunRequest) -> Model:
+    return load(
+        request.bundle,
+        threads=request.threads,
+        provider=request.provider,
+        provider_options=request.provider_options,
+        allow_fallback=request.allow_fallback,
+    )
 
 
 def _summary(finish: Finish, text: str, state_bytes: int) -> dict[str, Any]:

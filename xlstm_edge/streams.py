@@ -32,6 +32,25 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def keep_output_ours() -> None:
+    """From now on, what libraries print to standard output by themselves goes to standard error.
+
+    A document on standard output stays whole. Where Python's output is no file, as in a test, nothing changes.
+    """
+    if not isinstance(sys.stdout, io.TextIOWrapper) or sys.stdout is not sys.__stdout__:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        ours = os.dup(1)
+        os.dup2(2, 1)
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(io.FileIO(ours, "wb")),
+            encoding=sys.stdout.encoding,
+            errors="backslashreplace",
+            line_buffering=os.isatty(ours),
+        )
+
+
 def leave_at_once(_signal: int, _frame: FrameType | None) -> None:
     """Say so and end, without unwinding; a progress bar may have hidden the cursor."""
     text = "error: interrupted\n"

@@ -92,6 +92,22 @@ def checks_table(checks: Sequence[Check]) -> Table:
     return table
 
 
+def devices_table(entries: Sequence[Facts]) -> Table:
+    """What this machine can run a bundle on."""
+    table = new_table("provider", "package", "devices", "computes in")
+    for entry in entries:
+        told = entry["devices"]
+        found = ", ".join(f"{d['type']} ({d['vendor']})" for d in told or ()) or "none"
+        if told is None:
+            found = "not told"
+        if entry["version"] is None:
+            package, found = f"not installed: {entry['install']}", ""
+        else:
+            package = f"{entry['package']} {entry['version']}"
+        table.add_row(entry["provider"], plain(package), plain(entry["problem"] or found), entry["precision"])
+    return table
+
+
 def tuning_table(facts: Facts) -> Table:
     """What a tuning chose."""
     table = new_table("setting", "chosen")
@@ -141,6 +157,10 @@ def bench_table(result: dict[str, Any]) -> Table:
             arithmetic = f"of {roof['products_per_second'] / 1e9:,.0f} billion products/s"
             table.add_row("share of arithmetic", f"{roof['share_of_arithmetic']:.0%}", "", arithmetic)
         table.add_row("products a token", f"{roof['products_per_token'] / 1e6:,.1f} million")
+    if result["provider"] != "cpu":
+        table.add_row("provider", result["provider"], "", result["precision"])
+        for name, count in result["placement"].items():
+            table.add_row(f"nodes on {name}", "some" if count is None else f"{count:,}")
     for name, value in (
         ("load, s", f"{result['load_seconds']:.2f}"),
         ("bundle", human(result["bundle_bytes"])),

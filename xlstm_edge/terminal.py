@@ -216,4 +216,6 @@ def _discard_output() -> None:
     with contextlib.suppress(OSError, ValueError):
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, 1)
+        with contextlib.suppress(OSError, ValueError):  # another number, since a library must not print to ours
+            os.dup2(devnull, standard_output.fileno())
         os.close(devnull)

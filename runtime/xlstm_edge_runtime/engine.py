@@ -13,11 +13,14 @@ import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
+from .layout import GRAPH, TUNING
 from .manifest import Manifest
 from .options import GenerationOptions, ResolvedOptions
+from .placement import Placement, placement_of
+from .providers import CPU, Choice
 from .reading import length_of
 from .tokenizer import Tokenizer, encode_text, load_tokenizer
-from .tuning import Tuning
+from .tuning import STORED, Tuning
 
 MOST_INPUTS = 1 << 26  # tokens of one call; longer texts come in parts
 
@@ -27,7 +30,7 @@ class Engine:
 
     `output_width` is V, or D for a stack of vectors. `chunk` is the number of tokens of one call while prefilling, which a
     tuning may choose smaller than the graph's. `in_place` names the state tensors that a single step writes over the old
-    ones. `tuning` is what the bundle was opened by, None: as exported.
+    ones. `tuning` is what the bundle was opened by, None: as exported. `provider` is what runs it, with its options.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, inference: ort.InferenceSession) -> None:
@@ -36,10 +39,21 @@ class Engine:
         self.output_width = manifest.model.vocab_size or manifest.model.width
         self.in_place: frozenset[str] = frozenset()
         self.tuning: Tuning | None = None
+        self.provider: Choice = CPU
         self.chunk = manifest.graph.chunk
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.folder)!r}: {self.manifest.summary()})"
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Nodes by onnxruntime's provider, as {"QNNExecutionProvider": 1}: what a provider compiled as one counts as one.
+
+        On the CPU, nodes of the graph file. A number is None, or all is empty, where this onnxruntime does not tell.
+        """
+        tuned = self.tuning is not None and self.tuning.weights != STORED
+        graph = self.folder / TUNING / GRAPH if tuned else self.folder / self.manifest.graph.file
+        return placement_of(self.inference, self.provider, graph)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

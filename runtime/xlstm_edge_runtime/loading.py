@@ -6,16 +6,17 @@ exactly those of the state table. (`verify` also hashes the weights and runs the
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnxruntime as ort
 
-from .errors import BundleError, InputError, shown
+from .errors import BundleError
 from .in_place import in_place_candidates, prove_in_place
 from .manifest import Manifest, check_hash, read_manifest
 from .model import Model
 from .opening import Settings, is_tuned_for, open_session
+from .providers import choose_provider
 from .reading import check_path
 from .tuning import HASHED_AT_LOAD, Tuning, read_tuning
 
@@ -24,7 +25,9 @@ def load(
     bundle: str | os.PathLike[str],
     *,
     threads: int | None = None,
-    providers: Sequence[str] = ("CPUExecutionProvider",),
+    provider: str = "cpu",
+    provider_options: Mapping[str, str | int | bool] | None = None,
+    allow_fallback: bool = False,
     tuned: bool = True,
     spin: int | None = None,
     mapped: bool = False,
@@ -35,17 +38,23 @@ def load(
     `tuned` False ignores a tuning. `spin` bounds how many microseconds a thread waits busily for its next piece of work
     (None: as tuned, else 20): more is faster on an idle machine, slower on a busy one, and costs energy. `mapped` leaves
     float32 weights in the file, from where they are read as needed: a start in a fraction of the time and memory that the
-    system can take back, for slower decoding; quantized weights ignore it. Raises BundleError if anything is wrong with
-    the bundle, InputError for a bad option.
+    system can take back, for slower decoding; quantized weights ignore it.
+
+    `provider` is what runs the graph: "cpu", "qnn", "openvino", "coreml", "webgpu" or "cuda" (`providers.py`), its
+    `provider_options` over the defaults that stand there. A graph that does not land whole on it is refused unless
+    `allow_fallback` lets the CPU take the rest; `model.placement` says where it landed. Other providers than the CPU use
+    no tuning, no state in place and no `mapped`.
+
+    Raises BundleError if anything is wrong with the bundle, InputError for a bad option, DependencyError for a provider
+    whose package is not installed.
     """
     folder = check_path(bundle, "a bundle folder")
-    if isinstance(providers, str) or not isinstance(providers, Sequence):
-        raise InputError(f"expected providers as a list of names, got {shown(providers)}; leave it out for the CPU")
+    choice = choose_provider(provider, provider_options, allow_fallback)
     manifest = checked_manifest(folder)
     # Quantized kernels are 50 times slower on weights as they are stored.
-    mapped = mapped and not manifest.quantization
-    tuning = read_tuning(folder, manifest) if tuned else None
-    return open_model(folder, manifest, tuning, Settings(threads, spin, mapped, tuple(providers)))
+    mapped = mapped and not manifest.quantization and choice.is_cpu
+    tuning = read_tuning(folder, manifest) if tuned and choice.is_cpu else None
+    return open_model(folder, manifest, tuning, Settings(threads, spin, mapped, choice))
 
 
 def checked_manifest(folder: Path) -> Manifest:
@@ -62,11 +71,11 @@ def open_model(folder: Path, manifest: Manifest, tuning: Tuning | None, settings
     """The model of a bundle whose files are checked already: as tuned, where a tuning is given and works."""
     inference, tuning = open_session(folder, manifest, tuning, settings)
     model = Model(folder, manifest, inference)
-    model.tuning = tuning
+    model.tuning, model.provider = tuning, settings.provider
     model.chunk = manifest.graph.chunk if tuning is None else tuning.chunk
     if tuning is not None and is_tuned_for(tuning, settings):
         model.in_place = in_place_candidates(manifest.state) if tuning.in_place else frozenset()
-    else:
+    elif settings.provider.is_cpu:  # others copy the state to a memory of their own anyway
         model.in_place = prove_in_place(model)
     return model
 

@@ -1,6 +1,5 @@
 """Open a bundle's graph in onnxruntime: as tuned or as exported, its file and its inputs and outputs checked."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +9,12 @@ from .errors import BundleError, InputError, printable, shown
 from .graph_file import check_graph_file
 from .layout import GRAPH, TUNING
 from .manifest import Manifest
+from .placement import check_placement, not_whole, record_placement, refused_by_itself
+from .plugins import attach
+from .providers import CPU as CPU  # noqa: PLC0414  # whoever calls `open_graph` names it
+from .providers import Choice
 from .tuning import MOST_SPIN, MOST_THREADS, STORED, Tuning
 
-CPU = ("CPUExecutionProvider",)
 SPIN = 20  # microseconds a thread waits busily for work: near full speed on an idle machine, the best on a busy one
 ORT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
@@ -28,12 +30,12 @@ class Settings:
     threads: int | None = None
     spin: int | None = None
     mapped: bool = False
-    providers: tuple[str, ...] = CPU
+    provider: Choice = CPU
 
 
 def is_tuned_for(tuning: Tuning, settings: Settings) -> bool:
     """Whether what a tuning proved was proven on what these settings run."""
-    return settings.threads in (None, tuning.threads) and settings.providers == CPU and not settings.mapped
+    return settings.threads in (None, tuning.threads) and settings.provider.is_cpu and not settings.mapped
 
 
 def open_session(
@@ -45,10 +47,10 @@ def open_session(
         spin = tuning.spin if settings.spin is None else settings.spin
         options = session_options(threads, spin, mapped=settings.mapped)
         if tuning.weights == STORED:
-            return _open_exported(folder, manifest, options, settings.providers), tuning
+            return _open_exported(folder, manifest, options, settings.provider), tuning
         try:
             check_graph_file(folder / TUNING / GRAPH, tuning.files, tuning.chunk)
-            inference = open_graph(folder / TUNING / GRAPH, options, settings.providers)
+            inference = open_graph(folder / TUNING / GRAPH, options, settings.provider)
             check_graph(inference, manifest)
         except BundleError:  # a damaged tuning must not make a healthy bundle unusable
             pass
@@ -56,34 +58,57 @@ def open_session(
             return inference, tuning
     spin = SPIN if settings.spin is None else settings.spin
     options = session_options(settings.threads, spin, mapped=settings.mapped)
-    return _open_exported(folder, manifest, options, settings.providers), None
+    return _open_exported(folder, manifest, options, settings.provider), None
 
 
 def _open_exported(
-    folder: Path, manifest: Manifest, options: ort.SessionOptions, providers: Sequence[str]
+    folder: Path, manifest: Manifest, options: ort.SessionOptions, choice: Choice
 ) -> ort.InferenceSession:
     graph = folder / manifest.graph.file
     check_graph_file(graph, manifest.files, manifest.graph.chunk)
-    inference = open_graph(graph, options, providers)
+    inference = open_graph(graph, options, choice)
     check_graph(inference, manifest)
     return inference
 
 
-def open_graph(graph: Path, options: ort.SessionOptions, providers: Sequence[str]) -> ort.InferenceSession:
-    """An onnxruntime session; BundleError if the graph does not load, InputError for a provider that is not there."""
-    unknown = [name for name in providers if name not in ort.get_available_providers()]
-    if unknown or not providers:
-        raise InputError(
-            f"expected providers of {ort.get_available_providers()}, got {unknown or 'none'}; install their onnxruntime"
-        )
+def open_graph(graph: Path, options: ort.SessionOptions, choice: Choice) -> ort.InferenceSession:
+    """An onnxruntime session on the provider that was chosen, with all nodes there unless a fallback was allowed.
+
+    BundleError if the graph does not load, or not whole; DependencyError or InputError where it is the provider that fails.
+    """
+    if not choice.is_cpu:
+        return _open_elsewhere(graph, options, choice)
     try:
         # Without a fallback, which prints to standard output and tries the same again.
-        return ort.InferenceSession(str(graph), options, providers=list(providers), enable_fallback=0)
+        return ort.InferenceSession(str(graph), options, providers=[CPU.provider.ort_name], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        reason = printable(" ".join(str(error).split()))[:160]
         raise BundleError(
-            f"expected a graph that onnxruntime {ort.__version__} loads, got {reason}; export again"
+            f"expected a graph that onnxruntime {ort.__version__} loads, got {_reason(error)}; export again"
         ) from error
+
+
+def _open_elsewhere(graph: Path, options: ort.SessionOptions, choice: Choice) -> ort.InferenceSession:
+    record_placement(options, choice)
+    providers = attach(choice, options)
+    try:
+        inference = ort.InferenceSession(str(graph), options, providers=providers, enable_fallback=0)
+    except Exception as error:  # the same; of all providers, each has others
+        if refused_by_itself(error):
+            raise BundleError(not_whole(choice)) from error
+        raise InputError(
+            f"expected to open the graph on {choice}, got {_last_words(error)}; check the options and the device"
+        ) from error
+    check_placement(inference, choice)
+    return inference
+
+
+def _reason(error: Exception) -> str:
+    return printable(" ".join(str(error).split()))[:160]
+
+
+def _last_words(error: Exception) -> str:
+    """Providers begin with places in their source and end with what is wrong."""
+    return f"...{printable(' '.join(str(error).split()))[-160:]}"
 
 
 def session_options(threads: int | None, spin: int = SPIN, *, mapped: bool = False) -> ort.SessionOptions:

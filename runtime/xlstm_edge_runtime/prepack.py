@@ -11,7 +11,8 @@ from .errors import BundleError, InputError, shown_path
 from .graph_file import check_graph_file
 from .in_place import example_tokens, prove_in_place
 from .layout import GRAPH, weights_of
-from .opening import CPU, check_graph, open_graph, session_options
+from .opening import check_graph, open_graph, session_options
+from .providers import CPU
 from .session import Session
 
 ODD = 5  # tokens beyond a chunk and steps after them that a tuned graph is compared on
@@ -28,7 +29,7 @@ def save_prepacked(source: Path, folder: Path, threads: int) -> None:
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights_of(GRAPH))
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     try:
-        ort.InferenceSession(str(source), options, providers=list(CPU), enable_fallback=0)
+        ort.InferenceSession(str(source), options, providers=[CPU.provider.ort_name], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         open_graph(source, session_options(threads), CPU)
         place = shown_path(folder.parent)

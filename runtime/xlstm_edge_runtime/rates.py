@@ -17,8 +17,9 @@ from .layout import GRAPH
 from .loading import load
 from .manifest import read_manifest
 from .model import Model
-from .opening import CPU, SPIN, check_graph, open_graph, session_options
+from .opening import SPIN, check_graph, open_graph, session_options
 from .progress import Progress
+from .providers import CPU
 from .session import Session
 
 CHUNKS = (16, 32, 64, 128, 256)

@@ -233,6 +233,8 @@ class _Bound:
     def __init__(self, engine: Engine, length: int, past: State, present: State, target: State | None = None) -> None:
         self._engine, self._session = engine, engine.inference
         self._binding = self._session.io_binding()
+        # Other providers copy an input to their own memory when it is bound, and only then: bind it before every call.
+        self._feeds: dict[str, ort.OrtValue] = {}
         for row in engine.manifest.state:
             self._bind_input(row.input_name, past[row.name])
             self._bind_output(row.output_name, present[row.name])
@@ -259,16 +261,21 @@ class _Bound:
     def run(self) -> None:
         """Execute; BundleError if the graph fails."""
         try:
+            for name, value in self._feeds.items():
+                self._binding.bind_ortvalue_input(name, value)
             self._session.run_with_iobinding(self._binding)
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise BundleError(
-                f"expected a graph that runs, got {printable(str(error))[:160]}; export the bundle again"
-            ) from error
+            provider = self._engine.provider
+            advice = "export the bundle again" if provider.is_cpu else f"check the options of {provider.provider.name}"
+            raise BundleError(f"expected a graph that runs, got {printable(str(error))[:160]}; {advice}") from error
         for old, new in self._copies:
             old[...] = new
 
     def _bind_input(self, name: str, array: NDArray[Any]) -> None:
-        self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        value = ort.OrtValue.ortvalue_from_numpy(array)
+        self._binding.bind_ortvalue_input(name, value)
+        if not self._engine.provider.is_cpu:
+            self._feeds[name] = value
 
     def _bind_output(self, name: str, array: NDArray[Any]) -> None:
         self._binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))

@@ -25,6 +25,9 @@ from .reading import Reader, read_json
 
 FLOAT_FACTOR, LEAST_FLOAT, MOST_FLOAT = 10.0, 1e-5, 1e-2
 ROUNDING_FACTOR, LEAST_ROUNDING, MOST_ROUNDING = 2.5, 1e-2, 1.2  # of outputs; unrelated ones differ by 1.41
+# Of the range, where a provider computes in 16 bits: more than twice what Qualcomm's simulator shows on the shipped model.
+FLOAT16_ALLOWED = 2e-2
+FLOAT16_STEPS = 16  # tokens that it is judged on: simulators take a second for each
 SUMS, MOST_CHECKS, MOST_VALUES = 256, 16, 64
 LONGEST_BASE, SHORTEST_BASE, FEW, ODD = 128, 8, 3, 9
 LARGEST_FILE, LARGEST_OUTPUT = 4 << 20, 1e30
@@ -55,6 +58,11 @@ class Expected:
         allowed = max(ROUNDING_FACTOR * (self.rounding_error or 0.0), LEAST_ROUNDING)
         return allowed if allowed <= MOST_ROUNDING else None
 
+    @property
+    def likeliest(self) -> int:
+        """The id of the largest output, which is always among `ids`."""
+        return int(self.ids[self.values.argmax()])
+
     def float_difference(self, output: ArrayLike) -> float:
         """Largest difference of a value or sum, as a share of the range."""
         got = np.asarray(output, np.float64)
@@ -73,6 +81,11 @@ class Vectors:
 
     inputs: NDArray[Any]
     expected: tuple[Expected, ...]
+
+    def first(self, steps: int) -> "Vectors":
+        """As far as the positions within so many tokens go, at least to the first."""
+        expected = [e for e in self.expected if e.position < steps] or self.expected[:1]
+        return Vectors(self.inputs[: expected[-1].position + 1], tuple(expected))
 
 
 def base_of(chunk: int) -> int:

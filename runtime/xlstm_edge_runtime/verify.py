@@ -5,11 +5,12 @@ Needs no torch and no checkpoint. Each check yields a `Check`; the first that fa
 What runs is what the user's `load` runs: the tuned graph, its threads, provider and chunk, single steps and prompts whose
 lengths end after one token, inside a chunk, at its end and beyond it. Quantized weights run once more as they are stored,
 with float activations: that must come as near to the reference as float32 weights do, however deep the model, and shows
-a wrong scale or a swapped block where rounded activations would hide it.
+a wrong scale or a swapped block where rounded activations would hide it. On another provider than the CPU the placement is
+a check too; where it computes in 16 bits, outputs are judged by what that costs, and over a few tokens.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,22 @@ from .in_place import prove_in_place
 from .loading import load, open_model
 from .manifest import Manifest, check_hash, has_manifest, read_manifest
 from .model import Model
-from .opening import CPU, Settings
+from .opening import Settings
 from .prepack import same_bits, sample
+from .providers import FLOAT16, FLOAT32, choose_provider
 from .reading import check_path
 from .tuning import FLOAT, Tuning, check_tuning
-from .vectors import LONGEST_BASE, MOST_FLOAT, ODD, Expected, Vectors, make_inputs, read_vectors
+from .vectors import (
+    FLOAT16_ALLOWED,
+    FLOAT16_STEPS,
+    LONGEST_BASE,
+    MOST_FLOAT,
+    ODD,
+    Expected,
+    Vectors,
+    make_inputs,
+    read_vectors,
+)
 
 RANGES = 3.0  # the outputs' range may be so many times smaller or larger where rounding decides the outputs
 PIECE = 64
@@ -40,16 +52,25 @@ class Check:
     detail: str
 
 
-def verify_bundle(folder: str | Path, *, threads: int | None = None, providers: Sequence[str] = CPU) -> Iterator[Check]:
+def verify_bundle(
+    folder: str | Path,
+    *,
+    threads: int | None = None,
+    provider: str = "cpu",
+    provider_options: Mapping[str, str | int | bool] | None = None,
+    allow_fallback: bool = False,
+) -> Iterator[Check]:
     """Yield each passed check; VerificationError in one sentence for the first that fails.
 
-    A path that is no bundle at all is bad input: BundleError, as from `load`.
+    A path that is no bundle at all is bad input: BundleError, as from `load`; so is a provider that is not there or does
+    not start (InputError, DependencyError).
     """
     folder = check_path(folder, "a bundle folder")
+    choice = choose_provider(provider, provider_options, allow_fallback)
     if not has_manifest(folder):
         read_manifest(folder)  # says what is there instead
     try:
-        yield from _verify(folder, Settings(threads=threads, providers=tuple(providers)))
+        yield from _verify(folder, Settings(threads=threads, provider=choice))
     except BundleError as error:
         raise VerificationError(str(error)) from error
 
@@ -60,7 +81,7 @@ def _verify(folder: Path, settings: Settings) -> Iterator[Check]:
         check_hash(folder, name, entry)
     total = sum(entry.bytes for entry in manifest.files.values())
     yield Check("files", f"{len(manifest.files)} files, {total:,} bytes, all hashes right")
-    tuning = check_tuning(folder, manifest)
+    tuning = check_tuning(folder, manifest) if settings.provider.is_cpu else None
     if tuning is not None:
         yield Check("tuning", "made for this machine, all hashes right")
     vectors = read_vectors(folder, manifest)
@@ -70,9 +91,20 @@ def _verify(folder: Path, settings: Settings) -> Iterator[Check]:
 
 def _verify_loaded(folder: Path, tuning: Tuning | None, settings: Settings, vectors: Vectors) -> Iterator[Check]:
     """What `load` gives the user."""
-    model = load(folder, threads=settings.threads, providers=settings.providers)
+    choice = settings.provider
+    model = load(
+        folder,
+        threads=settings.threads,
+        provider=choice.provider.name,
+        provider_options=choice.options,
+        allow_fallback=choice.allow_fallback,
+    )
     manifest = model.manifest
     yield Check("graph", f"{len(manifest.state)} state tensors in and out, {manifest.state.nbytes:,} bytes a session")
+    if not model.provider.is_cpu:
+        yield Check("placement", _placement(model))
+    if model.provider.precision == FLOAT16:
+        vectors = vectors.first(FLOAT16_STEPS)
     if model.in_place and model.in_place != prove_in_place(model):
         raise VerificationError(
             "expected steps that write the state in place to change nothing, got other outputs; tune the bundle again"
@@ -89,7 +121,7 @@ def _verify_loaded(folder: Path, tuning: Tuning | None, settings: Settings, vect
     got = sample(model)
     del model  # one set of weights in memory at a time
     threads = tuning.threads if settings.threads is None else settings.threads
-    plain = open_model(folder, manifest, None, Settings(threads=threads, providers=settings.providers))
+    plain = open_model(folder, manifest, None, Settings(threads=threads))
     plain.chunk = tuning.chunk
     if not same_bits(got, sample(plain)):
         raise VerificationError(
@@ -99,12 +131,21 @@ def _verify_loaded(folder: Path, tuning: Tuning | None, settings: Settings, vect
     yield Check("tuned", f"bit-equal with the graph as exported; {_chunks(plain, vectors)}")
 
 
+def _placement(model: Model) -> str:
+    """Where the nodes are and what they compute in; nothing is left to the CPU unless that was allowed."""
+    parts = [f"{'some' if count is None else count} on {name}" for name, count in model.placement.items()]
+    return f"{', '.join(parts) or 'not known to this onnxruntime'}; computes in {model.provider.precision}"
+
+
 def verify_stored(folder: Path, manifest: Manifest, settings: Settings, vectors: Vectors) -> Iterator[Check]:
-    """The stored weights with float activations: a pass over the vectors in calls that end at the expected positions."""
+    """The stored weights with float activations: a pass over the vectors in calls that end at the expected positions.
+
+    On the CPU, whatever else the settings say: it is what the file holds that is looked at.
+    """
     quantized = bool(manifest.quantization)
     if not quantized and manifest.graph.chunk <= LONGEST_BASE:
         return
-    exact = open_model(folder, manifest, None, Settings(settings.threads, None, quantized, settings.providers))
+    exact = open_model(folder, manifest, None, Settings(settings.threads, None, quantized))
     if quantized:
         yield Check("weights", f"float activations: {float_pass(exact, vectors)}")
     if manifest.graph.chunk > LONGEST_BASE:
@@ -130,7 +171,7 @@ def compare_outputs(model: Model, vectors: Vectors) -> Iterator[Check]:
 
 def _steps(model: Model, vectors: Vectors) -> str:
     """Every token alone."""
-    session, start, worst = model.session(), 0, _Worst()
+    session, start, worst = model.session(), 0, _Worst(model.provider.precision, takes_ids=model.takes_ids)
     for expected in vectors.expected:
         for token in vectors.inputs[start : expected.position + 1]:
             output = session.prefill(token[None])
@@ -141,7 +182,7 @@ def _steps(model: Model, vectors: Vectors) -> str:
 
 def _chunks(model: Model, vectors: Vectors) -> str:
     """A prompt from the start to each position, as a user would give it."""
-    worst = _Worst()
+    worst = _Worst(model.provider.precision, takes_ids=model.takes_ids)
     for expected in vectors.expected:
         worst.judge(expected, model.session().prefill(vectors.inputs[: expected.position + 1]))
     return str(worst)
@@ -165,11 +206,17 @@ def _full_chunk(model: Model, vectors: Vectors) -> str:
 class _Worst:
     """Judges outputs and remembers the one that came nearest to its bound."""
 
-    def __init__(self) -> None:
-        self._share, self._text = -1.0, "a healthy range; rounding decides all else"
+    def __init__(self, precision: str = FLOAT32, *, takes_ids: bool = True) -> None:
+        self._float16, self._takes_ids = precision == FLOAT16, takes_ids
+        self._share, self._text, self._last = -1.0, "a healthy range; rounding decides all else", 0
 
     def judge(self, expected: Expected, output: NDArray[Any]) -> None:
-        """By the measure that fits the weights; VerificationError if it is too far off."""
+        """By the measure that fits weights and provider; VerificationError if it is too far off."""
+        self._last = expected.position
+        if expected.rounding_error is None and self._float16:
+            self.take(expected, expected.float_difference(output), FLOAT16_ALLOWED)
+            self._judge_likeliest(expected, int(output.argmax()))
+            return
         if expected.rounding_error is None:
             self.take(expected, expected.float_difference(output), expected.allowed_float)
             return
@@ -182,6 +229,13 @@ class _Worst:
         if (allowed := expected.allowed_rounding) is not None:
             self.take(expected, expected.rounding_difference(output), allowed)
 
+    def _judge_likeliest(self, expected: Expected, got: int) -> None:
+        if self._takes_ids and got != expected.likeliest:
+            raise VerificationError(
+                f"expected token {expected.likeliest} as the likeliest after token {expected.position}, got {got}; 16 bits are "
+                "too few for this model, use a provider with float32"
+            )
+
     def take(self, expected: Expected, difference: float, allowed: float) -> None:
         """Remember it; VerificationError if it is more than allowed."""
         if not difference <= allowed:
@@ -192,7 +246,10 @@ class _Worst:
             self._share, self._text = difference / allowed, f"difference {difference:.1e} (allowed {allowed:.1e})"
 
     def __str__(self) -> str:
-        return self._text
+        if not self._float16:
+            return self._text
+        likeliest = ", the same likeliest token" if self._takes_ids else ""
+        return f"{self._text}{likeliest}; 16 bits, to token {self._last} only"
 
 
 def _refusal(what: str, allowed: float, difference: float) -> str:

@@ -125,7 +125,7 @@ def test_bad_thread_counts_are_refused(threads: Any, bundle_of: Callable[[Case, 
 
 def test_a_missing_provider_is_refused(bundle_of: Callable[[Case, str], Path]) -> None:
     with pytest.raises(xr.InputError, match="NoSuchProvider"):
-        xr.load(bundle_of(BY_NAME["lm-mixed"], "cpu"), providers=["NoSuchProvider"])
+        xr.load(bundle_of(BY_NAME["lm-mixed"], "cpu"), provider="NoSuchProvider")
 
 
 def test_sessions_in_threads_do_not_disturb_each_other(model: xr.Model) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from xlstm_edge_runtime import VerificationError
-from xlstm_edge_runtime.vectors import Expected, make_inputs, output_sums, positions_of
+from xlstm_edge_runtime.providers import FLOAT16
+from xlstm_edge_runtime.vectors import Expected, Vectors, make_inputs, output_sums, positions_of
 from xlstm_edge_runtime.verify import _Worst
 
 RNG = np.random.default_rng(5)
@@ -100,9 +101,9 @@ def test_differences_are_shares() -> None:
     assert value_only.float_difference(output) == pytest.approx(0.5 / 7)
 
 
-def passes(check: Expected, output: np.ndarray[Any, Any]) -> bool:
+def passes(check: Expected, output: np.ndarray[Any, Any], worst: _Worst | None = None) -> bool:
     try:
-        _Worst().judge(check, output)
+        (worst or _Worst()).judge(check, output)
     except VerificationError:
         return False
     return True
@@ -127,6 +128,40 @@ def test_where_rounding_decides_the_outputs_their_range_is_held() -> None:
     for factor, passed in ((1, True), (-1, True), (2.9, True), (3.1, False), (0.34, True), (0.33, False), (0, False)):
         assert passes(check, output * factor) == passed
     assert not passes(check, output * np.nan)
+
+
+def test_sixteen_bits_have_a_bound_of_their_own_and_the_same_likeliest_token() -> None:
+    ids, values = np.array([1, 7]), np.array([1.0, 7.0])
+    output, check = np.arange(8.0), expected(float_error=1e-9, ids=ids, values=values)
+    assert check.likeliest == 7
+    for change, passed in ((0.0, True), (0.019, True), (-0.019, True), (0.021, False), (np.nan, False)):
+        changed = output.copy()
+        changed[3] += change * check.span
+        assert passes(check, changed, _Worst(FLOAT16)) == passed
+    close = expected(float_error=1e-9, ids=ids, values=values, span=1000.0)
+    other = output.copy()
+    other[6] = 7.5  # within the bound of such a range, and the largest
+    assert not passes(close, other, _Worst(FLOAT16))
+    assert passes(close, other, _Worst(FLOAT16, takes_ids=False))  # of vectors, no output is a token
+    rounded = expected(rounding_error=0.02)  # of quantized weights as ever
+    assert passes(rounded, output, _Worst(FLOAT16))
+
+
+def test_sixteen_bits_are_told() -> None:
+    worst = _Worst(FLOAT16)
+    worst.judge(expected(position=15, ids=np.array([7]), values=np.array([7.0])), np.arange(8.0))
+    assert str(worst) == "difference 0.0e+00 (allowed 2.0e-02), the same likeliest token; 16 bits, to token 15 only"
+    assert "likeliest" not in str(_Worst(FLOAT16, takes_ids=False))
+
+
+@pytest.mark.parametrize(
+    ("steps", "positions"), [(16, [0, 2, 7, 15]), (3, [0, 2]), (1, [0]), (0, [0]), (99, [0, 2, 7, 15, 31])]
+)
+def test_vectors_are_cut_at_a_position(steps: int, positions: list[int]) -> None:
+    whole = Vectors(np.arange(32), tuple(expected(position=p) for p in (0, 2, 7, 15, 31)))
+    cut = whole.first(steps)
+    assert [e.position for e in cut.expected] == positions
+    assert cut.inputs.tolist() == list(range(positions[-1] + 1))
 
 
 def test_the_worst_is_told() -> None:

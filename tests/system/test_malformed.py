@@ -327,7 +327,8 @@ def test_paths_that_no_system_takes_are_one_sentence(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"providers": None}, {"providers": "CPU"}, {"spin": 10**5000}, {"threads": 10**5000}]
+    "options",
+    [{"provider": None}, {"provider_options": {"x": object()}}, {"spin": 10**5000}, {"threads": 10**5000}],
 )
 def test_settings_of_a_load_are_told(options: dict[str, Any], bundle: Path) -> None:
     with pytest.raises(InputError, match="expected") as caught:

@@ -1,6 +1,6 @@
 """Opset 18 -> 17 for the few nodes that differ: ReduceMean took its axes from an attribute before 18.
 
-torch exports opset 18 at the least; the portable flavour uses no other operator that changed between the two (Split
+torch exports opset 18 at the least; the portable target uses no other operator that changed between the two (Split
 always carries explicit sizes). Anything else is refused rather than relabelled.
 """
 
