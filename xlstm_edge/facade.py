@@ -23,11 +23,16 @@ EXPORT_PACKAGES = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "yam
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Bundle:
-    """An exported bundle: where it is, what it says of itself, and what the export took from the checkpoint and left."""
+    """An exported bundle: where it is, what it says of itself, and what the export took from the checkpoint and left.
+
+    `use` says in words where it runs, `provider` with which of the runtime's providers.
+    """
 
     path: Path
     manifest: Manifest
     notes: tuple[str, ...] = ()
+    use: str = ""
+    provider: str = "cpu"
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -148,13 +153,15 @@ def export_with(
     source = open_checkpoint(checkpoint, prefix=prefix, weights=weights)
     from xlstm_edge_exporters import hub  # noqa: PLC0415  # loads torch
     from xlstm_edge_exporters.export import export_checkpoint  # noqa: PLC0415  # same
+    from xlstm_edge_exporters.targets import TARGETS  # noqa: PLC0415  # same
 
     papers = hub.papers(source.folder) if hub.is_on_hub(checkpoint) else None
     notes = list(source.notes.lines())
     manifest = export_checkpoint(
         source, bundle, chosen, force=force, resume=resume, papers=papers, progress=progress, note=notes.append
     )
-    return Bundle(Path(bundle), manifest, tuple(notes))
+    target = TARGETS[chosen.target]
+    return Bundle(Path(bundle), manifest, tuple(notes), target.use, target.provider)
 
 
 def check_export(

@@ -18,12 +18,13 @@ All commands: xlstm-edge --help.  One of them: xlstm-edge COMMAND --help."""
 
 def next_steps(bundle: Bundle, checkpoint: Path) -> list[str]:
     """Lines for the end of an export."""
-    lines = [f"next: xlstm-edge verify {bundle.path} --against {checkpoint}"]
+    lines = [f"runs on: {bundle.use}", f"next: xlstm-edge verify {bundle.path} --against {checkpoint}"]
     if bundle.manifest.model.vocab_size is None:
         width = bundle.manifest.model.width
         return [
             *lines,
             f'      xlstm_edge.load("{bundle.path}").session().step(vector)  # Python; {width} floats a step',
         ]
+    provider = "" if bundle.provider == "cpu" else f" --provider {bundle.provider}"
     prompt = "5 17 3" if bundle.manifest.tokenizer.kind == "none" else "Once upon a time"
-    return [*lines, f'      xlstm-edge run {bundle.path} "{prompt}"']
+    return [*lines, f'      xlstm-edge run {bundle.path} "{prompt}"{provider}']

@@ -35,7 +35,7 @@ from .quantize.sources import Load, Quantizer, quantized_sources, round_to_neare
 from .reference import iterate_names
 from .relative_gates import OFFSET
 from .spec import MLSTM, SLSTM, ModelSpec, UpMLSTM
-from .text_assets import TextAssets, read_text_assets
+from .text_assets import Note, TextAssets, no_note, read_text_assets
 from .trace import trace
 from .vectors import make_vectors, vectors_json
 from .weights import FloatArray, Weight, Weights
@@ -55,6 +55,7 @@ def write_bundle(
     papers: Mapping[str, bytes] | None = None,
     force: bool = False,
     progress: Progress = no_progress,
+    note: Note = no_note,
 ) -> Manifest:
     """Export `checkpoint` to the folder `out`; refuses an existing one unless `force` and it is a bundle itself.
 
@@ -69,6 +70,10 @@ def write_bundle(
         progress("tracing", 0, 0)
         model = trace(checkpoint.spec, options)
         write_graph(model, checkpoint, folder, progress, options=options, plan=plan, quantizer=quantizer)
+        for line in options.lowering.check(
+            folder / GRAPH, states_of(checkpoint, options), count_parameters(checkpoint.spec), progress
+        ):
+            note(line)
         stored = options.lowering.canonical_weights(checkpoint.spec, read_weights(folder / GRAPH))
         block_sizes = {name: scheme.block_size for name, scheme in (plan or {}).items()}
         vectors = make_vectors(checkpoint.spec, stored, block_sizes, chunk=options.chunk, progress=progress)

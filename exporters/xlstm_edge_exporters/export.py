@@ -71,6 +71,7 @@ def export_checkpoint(
             papers=papers,
             force=force,
             progress=progress,
+            note=notes.append,
         )
     for line in notes:
         note(line)

@@ -22,7 +22,7 @@ from xlstm_edge_runtime.state import StateTable
 
 LARGEST = 65504.0  # the largest float16
 KEPT = 4 << 30  # bytes of weights that stay in memory; those of larger graphs are read for every token
-PRODUCTS, LEAST_TOKENS, MOST_TOKENS = 8e9, 4, 256
+PRODUCTS, LEAST_TOKENS, MOST_TOKENS = 8e9, 4, 64
 Values = dict[str, Tensor]
 
 
@@ -98,10 +98,10 @@ class Float16Report:
         return not self.largest <= LARGEST
 
     def __str__(self) -> str:
-        range_ = "a number out of float16's range" if self.saturated else f"largest number {self.largest:,.4g}"
+        where = f"{self.where} gave a number out of float16's range" if self.saturated else "no number out of range"
         return (
-            f"float16 over {self.tokens} tokens: largest difference {self.difference:.2%} of the range, likeliest token the "
-            f"same in {self.equal} of {self.tokens}, {range_} ({self.where})"
+            f"float16 over {self.tokens} tokens: outputs within {self.difference:.2%} of their range, likeliest token the same "
+            f"in {self.equal}, {where}"
         )
 
 

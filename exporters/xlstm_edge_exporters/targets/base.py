@@ -1,10 +1,12 @@
 """What a target is: how a model is lowered for it, what its graph may hold, and what its users are told."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import onnx_ir as ir
 
+from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.state import StateTable
 
 from ..ops import Ops
@@ -55,6 +57,16 @@ class Target:
     def ops(self, chunk: int) -> Ops:
         """The lowering, for calls of up to `chunk` tokens."""
         raise NotImplementedError
+
+    def check(
+        self,
+        graph: Path,  # noqa: ARG002  # for targets that compute in float16
+        table: StateTable,  # noqa: ARG002  # same
+        parameters: int,  # noqa: ARG002  # same
+        progress: Progress = no_progress,  # noqa: ARG002  # same
+    ) -> list[str]:
+        """Notes on a written graph, as of how it computes in float16; CheckpointError where it would compute nonsense."""
+        return []
 
     def passes(self) -> Sequence[ir.passes.InPlacePass]:
         """What is done to the tidied trace, in order."""

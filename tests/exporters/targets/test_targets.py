@@ -1,5 +1,6 @@
 """Each target's graph: the operators that its compilers have, static where it must be, and the table of targets."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import get_args
 
 import onnx
 import pytest
+from safetensors.torch import load_file, save_file
 
 import xlstm_edge
 import xlstm_edge_runtime as xr
@@ -97,3 +99,25 @@ def test_one_token_needs_no_pool_and_no_loop(
 def test_web_graphs_have_kernels_in_a_browser(case: str, bundle_of: BundleOf) -> None:
     count = Counter(node.op_type for node in graph_of(bundle_of(BY_NAME[case], "web")).node)
     assert not {"FusedMatMul", "RMSNormalization"} & count.keys()
+
+
+def test_a_model_that_float16_does_not_hold_is_refused(checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> None:
+    """Silent on a device; here it is one sentence, and no bundle."""
+    shutil.copytree(checkpoint_of(BY_NAME["large-plain"]), tmp_path / "checkpoint")
+    tensors = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith("ffn.proj_up.weight"):
+            tensor *= 1e6
+    save_file(tensors, tmp_path / "checkpoint" / "model.safetensors")
+    for target in ("qnn", "coreml"):
+        with pytest.raises(xr.CheckpointError, match="gave a number out of float16's range; export it for"):
+            xlstm_edge.export(tmp_path / "checkpoint", tmp_path / "b", target=target)
+        assert not (tmp_path / "b").exists()
+    xlstm_edge.export(tmp_path / "checkpoint", tmp_path / "b", target="openvino")
+
+
+def test_what_was_found_in_float16_is_said(checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> None:
+    bundle = xlstm_edge.export(checkpoint_of(BY_NAME["lm-mixed"]), tmp_path / "b", target="qnn")
+    assert [line for line in bundle.notes if line.startswith("float16 over 64 tokens: ")]
+    assert bundle.provider == "qnn"
+    assert "Snapdragon" in bundle.use
