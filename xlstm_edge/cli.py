@@ -41,6 +41,7 @@ def export(
     weights: options.Weights = None,
     target: options.Target = None,
     flavour: options.Flavour = None,
+    soc: options.Soc = None,
     chunk: options.Chunk = None,
     quantize: options.Quantize = None,
     method: options.Method = None,
@@ -67,6 +68,7 @@ def export(
     """
     asked = facade.ExportOptions(
         target=options.target_of(target, flavour),
+        soc=soc,
         chunk=chunk,
         all_logits=all_logits,
         quantize=quantize,

@@ -46,6 +46,7 @@ class ExportOptions:
     """Options of an export as a caller gives them: the fields of `xlstm_edge_exporters.recipe.Recipe`; None is not given."""
 
     target: str | None = None
+    soc: str | None = None
     chunk: int | None = None
     all_logits: bool | None = None
     quantize: str | None = None
@@ -71,6 +72,7 @@ def export(
     bundle: str | Path,
     *,
     target: str | None = None,
+    soc: str | None = None,
     chunk: int | None = None,
     all_logits: bool | None = None,
     quantize: str | None = None,
@@ -94,12 +96,13 @@ def export(
     """Export a checkpoint (folder or weights file) to a bundle folder.
 
     The first options are the fields of `xlstm_edge_exporters.recipe.Recipe`: `target` is where the bundle is to run, "cpu"
-    unless given (`xlstm_edge_exporters.targets`), `chunk` the most tokens of one call, `quantize` "int8", "int4" or "mixed",
-    `method` "rtn" or "gptq", `calibrate` a text file, "self" for text that the model writes (the default of int4 and mixed) or
-    "none", `calibration_tokens` how many, `keep` {pattern: bits}, `tokenizer` a file, "byte" or "none". They override those of
-    the TOML file `recipe`; None is not given. Where a checkpoint holds several models, or the xLSTM is a part of a larger
-    net, `prefix` names the one to take by what stands before its tensors' names, and `weights` the file of a folder, the key
-    inside a torch file, or FILE:KEY. The bundle's `notes` say in a line each what else there is to know, as that it has none.
+    unless given (`xlstm_edge_exporters.targets`), `soc` the chips to compile it for ("8gen2,8gen3"), `chunk` the most tokens of
+    one call, `quantize` "int8", "int4" or "mixed", `method` "rtn" or "gptq", `calibrate` a text file, "self" for text that the
+    model writes (the default of int4 and mixed) or "none", `calibration_tokens` how many, `keep` {pattern: bits}, `tokenizer` a
+    file, "byte" or "none". They override those of the TOML file `recipe`; None is not given. Where a checkpoint holds several
+    models, or the xLSTM is a part of a larger net, `prefix` names the one to take by what stands before its tensors' names, and
+    `weights` the file of a folder, the key inside a torch file, or FILE:KEY. The bundle's `notes` say in a line each what else
+    there is to know, as that it has no text.
 
     With `resume` an interrupted export leaves its finished tensors in BUNDLE.resume, and the next call with the same
     options goes on from them.
@@ -108,6 +111,7 @@ def export(
     """
     options = ExportOptions(
         target=target,
+        soc=soc,
         chunk=chunk,
         all_logits=all_logits,
         quantize=quantize,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from xlstm_edge_runtime.chips import CHIPS
 from xlstm_edge_runtime.errors import InputError
 from xlstm_edge_runtime.providers import PROVIDERS
 
@@ -102,6 +103,10 @@ Target = Annotated[
 ]
 FLAVOURS = {"ort": "cpu", "portable": "portable"}
 Flavour = Annotated[str | None, typer.Option(hidden=True)]  # what targets were called
+Soc = Annotated[
+    str | None,
+    typer.Option(help=f"Compile it ahead of time (qnn), for {', '.join(CHIPS)}.", metavar="CHIP,CHIP..."),
+]
 Chunk = Annotated[
     int | None, typer.Option(help="Most tokens of one call.", show_default="64; 1 for accelerators and portable")
 ]

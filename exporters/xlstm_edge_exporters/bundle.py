@@ -5,7 +5,7 @@ Everything goes into a temporary folder beside the target, which takes its place
 by the next export.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -19,7 +19,7 @@ from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.errors import CheckpointError
 from xlstm_edge_runtime.layout import GRAPH, MANIFEST, VECTORS
 from xlstm_edge_runtime.manifest import Dimensions, FileEntry, GraphInfo, Manifest, file_entry
-from xlstm_edge_runtime.manifest_sections import Quantization, TensorQuantization
+from xlstm_edge_runtime.manifest_sections import CompiledGraph, Quantization, TensorQuantization
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.state import StateSpec, StateTable
 
@@ -53,6 +53,7 @@ def write_bundle(
     recipe: Mapping[str, Any] | None = None,
     text: TextAssets | None = None,
     papers: Mapping[str, bytes] | None = None,
+    chips: Sequence[str] = (),
     force: bool = False,
     progress: Progress = no_progress,
     note: Note = no_note,
@@ -60,7 +61,8 @@ def write_bundle(
     """Export `checkpoint` to the folder `out`; refuses an existing one unless `force` and it is a bundle itself.
 
     `plan` names the tensors to quantize, `quantizer` does it, `recipe` goes into the manifest to say how, `text` is
-    the tokenizer with what belongs to it (None: what the checkpoint has beside it), `papers` files to add as they are.
+    the tokenizer with what belongs to it (None: what the checkpoint has beside it), `papers` files to add as they
+    are, `chips` what the target is compiled for ahead of time.
     """
     refuse_target(Path(out), force)
     out = Path(out).resolve()
@@ -82,9 +84,11 @@ def write_bundle(
             (folder / text.info.file).write_bytes(text.document)
         for name, data in (papers or {}).items():
             (folder / name).write_bytes(data)
+        compiled = options.lowering.compile(folder / GRAPH, chips, progress)
         progress("hashing", 0, 0)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
-        manifest = describe(checkpoint, options, text, files, _quantization(plan or {}, recipe or {}))
+        quantization = _quantization(plan or {}, recipe or {})
+        manifest = describe(checkpoint, options, text, files, quantization, compiled)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
@@ -116,6 +120,7 @@ def describe(
     text: TextAssets,
     files: dict[str, FileEntry],
     quantization: Quantization,
+    compiled: Mapping[str, CompiledGraph] | None = None,
 ) -> Manifest:
     """The manifest of a finished folder."""
     spec = checkpoint.spec
@@ -147,6 +152,7 @@ def describe(
         files=files,
         sampling=text.sampling,
         quantization=quantization,
+        compiled=compiled or {},
     )
 
 

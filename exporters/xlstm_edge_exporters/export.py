@@ -69,6 +69,7 @@ def export_checkpoint(
             recipe=_done(checkpoint, recipe),
             text=text,
             papers=papers,
+            chips=recipe.chips,
             force=force,
             progress=progress,
             note=notes.append,

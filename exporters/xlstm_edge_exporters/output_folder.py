@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xlstm_edge_runtime.errors import InputError, shown, shown_path
 from xlstm_edge_runtime.files import PARTIAL, atomic_folder, scratch_folder
-from xlstm_edge_runtime.layout import EXPORTED, MANIFEST, TUNED, TUNING
+from xlstm_edge_runtime.layout import COMPILED, EXPORTED, MANIFEST, TUNED, TUNING
 
 RESUME, KEY = ".resume", "xlstm-edge-export"  # added to the name of the bundle; the file in that folder that marks it
 
@@ -54,7 +54,7 @@ def _belongs(path: Path) -> bool:
     """Whether an export, a tuning or an interrupted writer made this: what --force may remove."""
     if path.name == TUNING:
         return path.is_dir() and all(file.name in TUNED for file in path.iterdir())
-    return path.name in EXPORTED or PARTIAL.fullmatch(path.name) is not None
+    return path.name in EXPORTED or any(pattern.fullmatch(path.name) for pattern in (PARTIAL, COMPILED))
 
 
 @contextlib.contextmanager

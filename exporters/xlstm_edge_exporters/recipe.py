@@ -55,6 +55,7 @@ class Recipe:
     """
 
     target: str = "cpu"
+    soc: str | None = None
     chunk: int | None = None
     all_logits: bool = False
     quantize: str | None = None
@@ -89,6 +90,10 @@ class Recipe:
             raise InputError(
                 f"expected a chunk of 1 to {most} tokens for {self.target}, got {shown(self.chunk)}; {advice}"
             )
+        for chip in self.chips:
+            if chip not in target.chips:
+                known = f"a chip of {', '.join(target.chips)}" if target.chips else "no --soc"
+                raise InputError(f"expected {known} for the target {self.target}, got {shown(chip)}; correct it")
         if self.quantize is not None and self.quantize not in target.quantizations:
             known = " or ".join(sorted(target.quantizations))
             advice = f"choose {known}" if known else "leave out --quantize, or export for the target cpu"
@@ -159,6 +164,11 @@ class Recipe:
     def chosen_method(self) -> str:
         """rtn or gptq."""
         return self.method or ("rtn" if self.calibration is None else "gptq")
+
+    @property
+    def chips(self) -> tuple[str, ...]:
+        """Chips to compile for ahead of time, each once."""
+        return tuple(dict.fromkeys(word.strip() for word in self.soc.split(","))) if self.soc is not None else ()
 
     @property
     def chosen_chunk(self) -> int:

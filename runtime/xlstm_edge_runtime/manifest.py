@@ -31,12 +31,14 @@ from .layout import MANIFEST, VECTORS, weights_of
 from .manifest_sections import (
     HASH,
     SAMPLING,
+    CompiledGraph,
     Dimensions,
     FileEntry,
     GraphInfo,
     Quantization,
     SpecialTokens,
     TokenizerInfo,
+    read_compiled,
     read_dimensions,
     read_files,
     read_graph,
@@ -50,6 +52,7 @@ from .reading import Reader, open_regular, parse_json, read_bytes
 from .state import StateTable
 
 __all__ = [
+    "CompiledGraph",
     "Dimensions",
     "FileEntry",
     "GraphInfo",
@@ -74,7 +77,7 @@ VERSION = r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}"
 WORD = r"[ -~]{1,100}"
 SECTIONS = (
     "format schema producer family minimum_runtime source model graph tokenizer special_tokens sampling quantization "
-    "state files"
+    "compiled state files"
 ).split()
 
 
@@ -94,6 +97,7 @@ class Manifest:
     files: Mapping[str, FileEntry]
     sampling: Mapping[str, Any] = field(default_factory=dict)
     quantization: Quantization = field(default_factory=Quantization)
+    compiled: Mapping[str, CompiledGraph] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Manifest({self.summary()})"
@@ -121,6 +125,7 @@ class Manifest:
             "special_tokens": dataclasses.asdict(self.special_tokens),
             "sampling": dict(self.sampling),
             "quantization": self.quantization.as_dict(),
+            "compiled": {name: dataclasses.asdict(entry) for name, entry in sorted(self.compiled.items())},
             "state": {
                 "dtype": "float32",
                 "bytes_per_session": self.state.nbytes,
@@ -156,6 +161,7 @@ class Manifest:
             state=read_state(root.section("state", ["dtype", "bytes_per_session", "tensors"])),
             files=read_files(root.section("files", None)),
             sampling=read_sampling(root.section("sampling", (), optional=SAMPLING)),
+            compiled=read_compiled(root.section("compiled", None)),
             quantization=read_quantization(root.section("quantization", (), optional=("recipe", "tensors"))),
         )
         _check_references(manifest)
@@ -254,6 +260,7 @@ def _check_schema(document: object) -> None:
 def _check_references(manifest: Manifest) -> None:
     graph = manifest.graph.file
     needed = [graph, weights_of(graph), VECTORS] + ([manifest.tokenizer.file] if manifest.tokenizer.file else [])
+    needed += [entry.file for entry in manifest.compiled.values()]
     if missing := [name for name in needed if name not in manifest.files]:
         raise BundleError(
             f"expected {missing[0]} among the bundle's files, got a list without it; export the bundle again"

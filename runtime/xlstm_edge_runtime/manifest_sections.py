@@ -15,7 +15,7 @@ from .sampling import SamplingOptions
 from .state import SLSTM_INITIAL_M, SMALL_INITIAL_M, StateSpec, StateTable
 
 LARGEST_DIMENSION, LARGEST_CHUNK = 1 << 31, 4096
-MOST_HEADS, LARGEST_OFFSET = 1 << 16, 1e6
+MOST_HEADS, LARGEST_OFFSET, MOST_COMPILED = 1 << 16, 1e6, 32
 MOST_FILES, MOST_BLOCKS, MOST_TENSORS, MOST_STOPS, MOST_AXES = 64, 1 << 14, 1 << 17, 1024, 8
 FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 TENSOR_NAME = r"[A-Za-z0-9._]{1,200}"
@@ -25,6 +25,7 @@ KINDS = ("byte", "huggingface", "none")
 # What decided an export, and the type of each: the options of the exporter's recipe.
 RECIPE: dict[str, type | tuple[type, ...]] = {
     "target": str,
+    "soc": str,
     "chunk": int,
     "all_logits": bool,
     "quantize": str,
@@ -73,6 +74,14 @@ class GraphInfo:
     output: str
     chunk: int
     all_logits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledGraph:
+    """The graph in a form made ahead of time: its first file, and the provider, or another runtime, that loads it."""
+
+    file: str
+    provider: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +158,19 @@ def read_graph(reader: Reader) -> GraphInfo:
         chunk=reader.integer("chunk", 1, LARGEST_CHUNK),
         all_logits=reader.flag("all_logits"),
     )
+
+
+def read_compiled(reader: Reader) -> dict[str, CompiledGraph]:
+    """Forms made ahead of time, by the name of the chip or runtime that each is for."""
+    if len(reader.value) > MOST_COMPILED or not all(re.fullmatch(TARGET, name) for name in reader.value):
+        raise reader.refuse(
+            reader.where, f"at most {MOST_COMPILED} forms by short names", f"{len(reader.value)} of them"
+        )
+    entries = {name: reader.section(name, ["file", "provider"]) for name in reader.value}
+    return {
+        name: CompiledGraph(entry.text("file", pattern=FILE_NAME), entry.text("provider", pattern=TARGET))
+        for name, entry in entries.items()
+    }
 
 
 def read_tokenizer(reader: Reader) -> TokenizerInfo:

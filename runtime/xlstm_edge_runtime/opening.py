@@ -5,6 +5,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from .compiled import compiled_graph
 from .errors import BundleError, InputError, printable, shown
 from .graph_file import check_graph_file
 from .layout import GRAPH, TUNING
@@ -64,8 +65,10 @@ def open_session(
 def _open_exported(
     folder: Path, manifest: Manifest, options: ort.SessionOptions, choice: Choice
 ) -> ort.InferenceSession:
-    graph = folder / manifest.graph.file
-    check_graph_file(graph, manifest.files, manifest.graph.chunk)
+    graph = compiled_graph(folder, manifest, choice)
+    if graph is None:
+        graph = folder / manifest.graph.file
+        check_graph_file(graph, manifest.files, manifest.graph.chunk)
     inference = open_graph(graph, options, choice)
     check_graph(inference, manifest)
     return inference

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .chips import CHIPS, SOC, chip_of, chip_options
 from .errors import InputError, shown
 
 FLOAT32, FLOAT16 = "float32", "float16"
@@ -79,7 +80,7 @@ PROVIDERS = {
                 "profiling_level qnn_context_priority qnn_ir_backend_path qnn_saver_path rpc_control_latency "
                 "skip_qnn_version_check soc_model vtcm_mb"
             )
-            | {"backend_type": ("htp", "gpu", "cpu"), "enable_htp_fp16_precision": FLAG},
+            | {"backend_type": ("htp", "gpu", "cpu"), "enable_htp_fp16_precision": FLAG, SOC: tuple(CHIPS)},
             float32={"backend_type": "cpu"},
             kind_by="backend_type",
             kinds={"htp": ("NPU", "CPU"), "gpu": ("GPU",), "cpu": ("CPU",)},  # htp on a CPU: Qualcomm's simulator
@@ -170,6 +171,11 @@ class Choice:
         return self.provider.name == "cpu"
 
     @property
+    def chip(self) -> str | None:
+        """The name of the chip that a graph is compiled for; None for none that is known by name."""
+        return chip_of(self.options)
+
+    @property
     def precision(self) -> str:
         """What it computes in: "float32" or "float16"."""
         return self.provider.precision(self.options)
@@ -197,6 +203,8 @@ def choose_provider(
     if options is not None and (not isinstance(options, Mapping) or len(options) > MOST_OPTIONS):
         raise InputError(f"expected provider options as a mapping of names, got {shown(options)}; correct it")
     given = dict(_option(provider, key, value) for key, value in (options or {}).items())
+    if (chip := given.pop(SOC, None)) is not None:
+        given |= chip_options(chip)
     return Choice(provider, {**provider.defaults, **given}, allow_fallback)
 
 

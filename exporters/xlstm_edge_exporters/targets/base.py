@@ -1,11 +1,12 @@
 """What a target is: how a model is lowered for it, what its graph may hold, and what its users are told."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import onnx_ir as ir
 
+from xlstm_edge_runtime.manifest_sections import CompiledGraph
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.state import StateTable
 
@@ -22,7 +23,8 @@ class Target:
     `summary` is for the help, `use` is said at the end of an export. `static` graphs take one token of one sequence, others
     any batch and up to `chunk` tokens, `default_chunk` unless asked. `opset` is the finished graph's, `traced_opset` the one
     that torch writes. `onnxruntime` is the oldest that runs it and `provider` the runtime's name of what runs it.
-    `quantizations` are the values of --quantize that make sense. `half` says that it computes in float16.
+    `chips` are names that it can be compiled for, `quantizations` the values of --quantize that make sense. `half` says that
+    it computes in float16.
     """
 
     name: ClassVar[str]
@@ -36,6 +38,7 @@ class Target:
     onnxruntime: ClassVar[str] = "1.26"
     provider: ClassVar[str] = "cpu"
     quantizations: ClassVar[frozenset[str]] = QUANTIZATIONS
+    chips: ClassVar[Collection[str]] = ()
     half: ClassVar[bool] = False
 
     def spec(self, spec: ModelSpec) -> ModelSpec:
@@ -67,6 +70,15 @@ class Target:
     ) -> list[str]:
         """Notes on a written graph, as of how it computes in float16; CheckpointError where it would compute nonsense."""
         return []
+
+    def compile(
+        self,
+        graph: Path,  # noqa: ARG002  # for targets that are compiled ahead of time
+        chips: Sequence[str],  # noqa: ARG002  # same
+        progress: Progress = no_progress,  # noqa: ARG002  # same
+    ) -> dict[str, CompiledGraph]:
+        """Write forms of a graph made ahead of time beside it; their entries for the manifest, by chip."""
+        return {}
 
     def passes(self) -> Sequence[ir.passes.InPlacePass]:
         """What is done to the tidied trace, in order."""

@@ -1,5 +1,15 @@
 """Qualcomm's HTP, through onnxruntime's QNN provider."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from xlstm_edge_runtime.ahead_of_time import compile_graph
+from xlstm_edge_runtime.chips import CHIPS, SOC
+from xlstm_edge_runtime.layout import compiled_name
+from xlstm_edge_runtime.manifest_sections import CompiledGraph
+from xlstm_edge_runtime.progress import Progress, no_progress
+from xlstm_edge_runtime.providers import choose_provider
+
 from .accelerator import Accelerator
 
 
@@ -10,3 +20,14 @@ class QNN(Accelerator):
     summary = "Snapdragon phones and laptops: Qualcomm's HTP, float16"
     use = "a Snapdragon with Qualcomm's HTP, onnxruntime and the package onnxruntime-qnn"
     provider = "qnn"
+    chips = CHIPS
+
+    def compile(self, graph: Path, chips: Sequence[str], progress: Progress = no_progress) -> dict[str, CompiledGraph]:
+        """A context binary for each chip, by the compiler in onnxruntime-qnn, which runs on x86-64 as well."""
+        made = {}
+        for index, chip in enumerate(chips):
+            progress("compiling", index, len(chips))
+            out = graph.with_name(compiled_name(chip))
+            compile_graph(graph, out, choose_provider(self.provider, {SOC: chip}))
+            made[chip] = CompiledGraph(out.name, self.provider)
+        return made

@@ -107,7 +107,7 @@ def test_a_model_that_float16_does_not_hold_is_refused(checkpoint_of: Callable[[
     tensors = load_file(tmp_path / "checkpoint" / "model.safetensors")
     for name, tensor in tensors.items():
         if name.endswith("ffn.proj_up.weight"):
-            tensor *= 1e6
+            tensor.mul_(1e6)
     save_file(tensors, tmp_path / "checkpoint" / "model.safetensors")
     for target in ("qnn", "coreml"):
         with pytest.raises(xr.CheckpointError, match="gave a number out of float16's range; export it for"):
