@@ -20,9 +20,15 @@ def check_arguments(
     sources: Iterable[Path | None] = (),
     threads: int | None = None,
     tokenizer: str | None = None,
+    soc: str | None = None,
 ) -> None:
-    """`bundles` must be some (what is in them is said later), `sources` be there; None was not given."""
+    """`bundles` must be some (what is in them is said later), `sources` be there; None was not given.
+
+    With `soc` standard output is ours alone from here on: compilers for chips print to it.
+    """
     check_threads(threads)
+    if soc is not None:
+        keep_output_ours()
     for bundle in bundles:
         if bundle is not None and not has_manifest(bundle):
             read_manifest(bundle)  # says what is there instead

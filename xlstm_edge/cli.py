@@ -22,7 +22,7 @@ from .sizing import DEVICES
 from .streams import keep_output_ours
 from .tables import checks_table, devices_table, facts_table, plan_lines, plan_table, run_line, state_table
 from .terminal import BAD_INPUT, err, guarded, note, print_json, show, write_foreign, write_prompt
-from .welcome import WELCOME, next_steps
+from .welcome import WELCOME, export_lines
 
 app = typer.Typer(
     name="xlstm-edge",
@@ -85,7 +85,7 @@ def export(
     )
     with bars(err) as progress:
         facade.check_export(output, asked, recipe=recipe, force=force)
-        check_arguments(sources=[checkpoint], tokenizer=tokenizer)
+        check_arguments(sources=[checkpoint], tokenizer=tokenizer, soc=soc)
         load_exporters(progress)
         bundle = facade.export_with(
             checkpoint,
@@ -101,11 +101,7 @@ def export(
     if as_json:
         print_json({"bundle": str(bundle.path), "notes": list(bundle.notes), **facade.inspect(bundle.path)})
         return
-    for line in bundle.notes:
-        note(f"note: {line}")
-    size = sum(entry.bytes for entry in bundle.manifest.files.values())
-    note(f"{bundle.path}: {bundle.manifest.model.parameters:,} parameters, {size:,} bytes")
-    for line in next_steps(bundle, checkpoint):
+    for line in export_lines(bundle, checkpoint):
         note(line)
 
 

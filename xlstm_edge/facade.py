@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from xlstm_edge_runtime.errors import DependencyError, InputError, shown
 from xlstm_edge_runtime.manifest import Manifest, has_manifest, read_manifest
+from xlstm_edge_runtime.plugins import require
 from xlstm_edge_runtime.progress import Progress, no_progress
+from xlstm_edge_runtime.providers import choose_provider
 from xlstm_edge_runtime.reading import check_path
 from xlstm_edge_runtime.verify import Check, verify_bundle
 
@@ -174,10 +176,13 @@ def check_export(
     """What can be said of an export before torch is loaded: the recipe, or InputError for options and paths."""
     from xlstm_edge_exporters.output_folder import refuse_target  # noqa: PLC0415  # an extra
     from xlstm_edge_exporters.recipe import read_recipe  # noqa: PLC0415  # same
+    from xlstm_edge_exporters.targets import TARGETS  # noqa: PLC0415  # same
 
     place = check_path(bundle, "a folder for the bundle")
     chosen = read_recipe(None if recipe is None else check_path(recipe, "a TOML file"), options.given())
     refuse_target(place, force)
+    if chosen.chips:
+        require(choose_provider(TARGETS[chosen.target].provider).provider)
     return chosen
 
 

@@ -111,8 +111,11 @@ Chunk = Annotated[
     int | None, typer.Option(help="Most tokens of one call.", show_default="64; 1 for accelerators and portable")
 ]
 Quantize = Annotated[
-    Literal["int8", "int4", "mixed"] | None,
-    typer.Option(help="Integers for the large matrices.", show_default="float32"),
+    Literal["int8", "int4", "mixed", "a16w8"] | None,
+    typer.Option(
+        help="Integers for the large matrices; **a16w8** for qnn alone, with activations of 16 bits.",
+        show_default="float32",
+    ),
 ]
 Method = Annotated[
     Literal["rtn", "gptq"] | None,

@@ -87,6 +87,6 @@ def bytes_per_token(model: Model) -> int:
     vocab, width = manifest.model.vocab_size, manifest.model.width
     if vocab is not None and not manifest.model.tied:
         scheme = manifest.quantization.tensors.get("embedding.weight")
-        row = 4 * width if scheme is None else width * scheme.bits // 8 + 4 * (width // scheme.block_size)
+        row = 4 * width if scheme is None else width * scheme.bits // 8 + 4 * (width // (scheme.block_size or width))
         weights -= (vocab - 1) * row
     return weights + 2 * manifest.state.nbytes

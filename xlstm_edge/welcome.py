@@ -16,6 +16,13 @@ Smaller: export --quantize int4.  Faster: tune BUNDLE.  How fast: bench BUNDLE.
 All commands: xlstm-edge --help.  One of them: xlstm-edge COMMAND --help."""
 
 
+def export_lines(bundle: Bundle, checkpoint: Path) -> list[str]:
+    """What is said at the end of an export: notes, what was made, where it runs, what to type next."""
+    size = sum(entry.bytes for entry in bundle.manifest.files.values())
+    made = f"{bundle.path}: {bundle.manifest.model.parameters:,} parameters, {size:,} bytes"
+    return [*(f"note: {line}" for line in bundle.notes), made, *next_steps(bundle, checkpoint)]
+
+
 def next_steps(bundle: Bundle, checkpoint: Path) -> list[str]:
     """Lines for the end of an export."""
     lines = [f"runs on: {bundle.use}", f"next: xlstm-edge verify {bundle.path} --against {checkpoint}"]

@@ -5,7 +5,7 @@ Everything goes into a temporary folder beside the target, which takes its place
 by the next export.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.errors import CheckpointError
 from xlstm_edge_runtime.layout import GRAPH, MANIFEST, VECTORS
 from xlstm_edge_runtime.manifest import Dimensions, FileEntry, GraphInfo, Manifest, file_entry
-from xlstm_edge_runtime.manifest_sections import CompiledGraph, Quantization, TensorQuantization
+from xlstm_edge_runtime.manifest_sections import A_SCALE_AN_OUTPUT, CompiledGraph, Quantization, TensorQuantization
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.state import StateSpec, StateTable
 
@@ -28,11 +29,13 @@ from .checkpoints.files import sha256
 from .external_data import save_graph
 from .interface import GraphOptions, graph_states, input_name, output_name
 from .output_folder import placed, refuse_target
+from .quantize.activations import QuantizeActivations, integer_sources
+from .quantize.encodings import Encoded, ProductEncoding
 from .quantize.plan import Plan
 from .quantize.read import read_weights
 from .quantize.rewrite import QuantizeGraph
 from .quantize.sources import Load, Quantizer, quantized_sources, round_to_nearest
-from .reference import iterate_names
+from .reference import Variant, iterate_names
 from .relative_gates import OFFSET
 from .spec import MLSTM, SLSTM, ModelSpec, UpMLSTM
 from .text_assets import Note, TextAssets, no_note, read_text_assets
@@ -50,6 +53,7 @@ def write_bundle(
     *,
     plan: Plan | None = None,
     quantizer: Quantizer = round_to_nearest,
+    encodings: Mapping[str, ProductEncoding] | None = None,
     recipe: Mapping[str, Any] | None = None,
     text: TextAssets | None = None,
     papers: Mapping[str, bytes] | None = None,
@@ -71,14 +75,16 @@ def write_bundle(
     with placed(out, force) as folder:
         progress("tracing", 0, 0)
         model = trace(checkpoint.spec, options)
-        write_graph(model, checkpoint, folder, progress, options=options, plan=plan, quantizer=quantizer)
+        write_graph(
+            model, checkpoint, folder, progress, options=options, plan=plan, quantizer=quantizer, encodings=encodings
+        )
         for line in options.lowering.check(
             folder / GRAPH, states_of(checkpoint, options), count_parameters(checkpoint.spec), progress
         ):
             note(line)
         stored = options.lowering.canonical_weights(checkpoint.spec, read_weights(folder / GRAPH))
-        block_sizes = {name: scheme.block_size for name, scheme in (plan or {}).items()}
-        vectors = make_vectors(checkpoint.spec, stored, block_sizes, chunk=options.chunk, progress=progress)
+        marks, rounded = rounding_of(plan or {}, encodings or {})
+        vectors = make_vectors(checkpoint.spec, stored, marks, rounded=rounded, chunk=options.chunk, progress=progress)
         (folder / VECTORS).write_text(vectors_json(vectors), encoding="utf-8")
         if text.document is not None and text.info.file is not None:
             (folder / text.info.file).write_bytes(text.document)
@@ -87,7 +93,7 @@ def write_bundle(
         compiled = options.lowering.compile(folder / GRAPH, chips, progress)
         progress("hashing", 0, 0)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
-        quantization = _quantization(plan or {}, recipe or {})
+        quantization = _quantization(plan or {}, encodings or {}, recipe or {})
         manifest = describe(checkpoint, options, text, files, quantization, compiled)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
@@ -102,13 +108,18 @@ def write_graph(
     options: GraphOptions | None = None,
     plan: Plan | None = None,
     quantizer: Quantizer = round_to_nearest,
+    encodings: Mapping[str, ProductEncoding] | None = None,
 ) -> Path:
     """Save the traced model with the target's weights as external data, one tensor at a time, each checked; its file."""
     weights, plan = target_weights(checkpoint, options or GraphOptions()), plan or {}
     if plan:
         QuantizeGraph(plan)(model)
     checked = {name: Weight(weight.shape, partial(_finite, name, weight)) for name, weight in weights.items()}
-    sources: dict[str, Load] = {name: w.load for name, w in checked.items() if name not in plan}
+    encodings = encodings or {}
+    if encodings:
+        QuantizeActivations(list(encodings))(model)
+    sources: dict[str, Load] = {n: w.load for n, w in checked.items() if n not in plan and n not in encodings}
+    sources |= integer_sources(checked, encodings)
     quantized, aliases = quantized_sources(checked, plan, quantizer, tied=checkpoint.spec.tied)
     save_graph(model, sources | quantized, folder / GRAPH, aliases=aliases, progress=progress)
     return folder / GRAPH
@@ -180,10 +191,20 @@ def count_parameters(spec: ModelSpec) -> int:
     return folded + sum(prod(shape) for _, shape in iterate_names(spec))
 
 
-def _quantization(plan: Plan, recipe: Mapping[str, Any]) -> Quantization:
+def _quantization(plan: Plan, encodings: Collection[str], recipe: Mapping[str, Any]) -> Quantization:
     """How the tensors were quantized: the recipe, and what it came to for each."""
     tensors = {name: TensorQuantization(scheme.bits, scheme.block_size) for name, scheme in plan.items()}
-    return Quantization(dict(recipe), tensors) if plan else Quantization()
+    tensors |= {name: TensorQuantization(8, A_SCALE_AN_OUTPUT) for name in encodings}
+    return Quantization(dict(recipe), tensors) if tensors else Quantization()
+
+
+def rounding_of(
+    plan: Plan, encodings: Mapping[str, ProductEncoding]
+) -> tuple[Mapping[str, Any], Mapping[str, Variant] | None]:
+    """(what is known of quantized weights, the variants that round like it) for `make_vectors`."""
+    if encodings:
+        return encodings, {"encoded": Variant(torch.float32, Encoded)}
+    return {name: scheme.block_size for name, scheme in plan.items()}, None
 
 
 def _audit(checkpoint: Checkpoint) -> None:

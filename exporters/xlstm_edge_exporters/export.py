@@ -23,10 +23,11 @@ from .interface import GraphOptions
 from .output_folder import refuse_target, work_folder
 from .quantize.budget import spend_budget
 from .quantize.calibrate import quantize_with_gptq
-from .quantize.plan import Plan, bits_by_hand, make_plan, planned_bytes
+from .quantize.encodings import ProductEncoding, measure_encodings
+from .quantize.plan import Plan, bits_by_hand, integer_products, make_plan, planned_bytes
 from .quantize.sources import Quantizer, round_searched
 from .quantize.store import Store, finished, stored
-from .recipe import Recipe
+from .recipe import A16W8, Recipe
 from .text_assets import Note, TextAssets, no_note, read_text_assets
 
 
@@ -54,10 +55,12 @@ def export_checkpoint(
     if checkpoint.spec.vocab_size is None:
         recipe = recipe.for_vectors()
     options = GraphOptions(target=recipe.target, chunk=recipe.chosen_chunk, all_logits=recipe.all_logits)
-    plan: Plan | None = None if recipe.quantize is None else make_plan(checkpoint.spec, checkpoint.weights, recipe)
+    blocks = recipe.quantize not in (None, A16W8)
+    plan: Plan | None = make_plan(checkpoint.spec, checkpoint.weights, recipe) if blocks else None
     _check_room(checkpoint, Path(out), plan or {}, twice=resume or recipe.calibration is not None)
     with work_folder(Path(out), _key(checkpoint, recipe, text) if resume else None) as work:
         quantizer: Quantizer = round_searched
+        encodings = _encodings(checkpoint, recipe, text, work, progress) if recipe.quantize == A16W8 else {}
         if plan is not None:
             plan, quantizer = _quantized(checkpoint, recipe, plan, text, work, resume, progress)
         manifest = write_bundle(
@@ -66,6 +69,7 @@ def export_checkpoint(
             options,
             plan=plan,
             quantizer=quantizer,
+            encodings=encodings,
             recipe=_done(checkpoint, recipe),
             text=text,
             papers=papers,
@@ -97,6 +101,15 @@ def _quantized(
         return plan, rounded
     quantize_with_gptq(checkpoint.spec, checkpoint.weights, plan, inputs, store, resume=resume, progress=progress)
     return plan, finished(store)
+
+
+def _encodings(
+    checkpoint: Checkpoint, recipe: Recipe, text: TextAssets, work: Path, progress: Progress
+) -> dict[str, ProductEncoding]:
+    """Ranges of the activations around every product of integers, measured on the calibration."""
+    inputs = calibration_inputs(checkpoint, recipe, text, work, Store(work), progress)
+    names = integer_products(checkpoint.spec, checkpoint.weights)
+    return measure_encodings(checkpoint.spec, checkpoint.weights, names, inputs, progress)
 
 
 def _check_room(checkpoint: Checkpoint, out: Path, plan: Plan, *, twice: bool) -> None:

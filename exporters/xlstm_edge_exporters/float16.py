@@ -23,6 +23,7 @@ from xlstm_edge_runtime.state import StateTable
 LARGEST = 65504.0  # the largest float16
 KEPT = 4 << 30  # bytes of weights that stay in memory; those of larger graphs are read for every token
 PRODUCTS, LEAST_TOKENS, MOST_TOKENS = 8e9, 4, 64
+EXACT = ("scale", "scales")  # of integers: hardware multiplies them in more bits
 Values = dict[str, Tensor]
 
 
@@ -60,7 +61,8 @@ class Float16Graph:
             return values[name]
         if name not in self._constants:
             assert value.const_value is not None
-            tensor = self._rounding(torch.from_numpy(np.array(value.const_value.numpy())))
+            tensor = torch.from_numpy(np.array(value.const_value.numpy()))
+            tensor = tensor if name.endswith(EXACT) else self._rounding(tensor)
             if not self._keep:
                 return tensor
             self._constants[name] = tensor
@@ -182,6 +184,14 @@ def _conv(inputs: Inputs, attributes: Attributes) -> Tensor:
     return F.conv1d(x, weight, bias, groups=int(attributes["group"]))
 
 
+def _dequantize(inputs: Inputs, attributes: Attributes) -> Tensor:
+    x: Tensor = inputs[0]
+    scale: Tensor = inputs[1]
+    zero: Tensor | int = inputs[2].int() if len(inputs) > 2 else 0
+    by_rows = len(inputs) == 2 and int(attributes["axis"]) == 0
+    return (x - zero) * (scale[:, None] if by_rows else scale)
+
+
 def _gemm(inputs: Inputs, attributes: Attributes) -> Tensor:
     a, b, c = (*inputs, None)[:3]
     product: Tensor = a @ (b.T if attributes.get("transB") else b)
@@ -225,6 +235,7 @@ OPERATORS: dict[str, Callable[[Inputs, Attributes], tuple[Tensor, ...]]] = {
     "Add": _one(torch.add),
     "Concat": _with(lambda inputs, attributes: torch.cat(list(inputs), int(attributes["axis"]))),
     "Conv": _with(_conv),
+    "DequantizeLinear": _with(_dequantize),
     "Div": _one(torch.div),
     "Erf": _one(torch.erf),
     "Exp": _one(torch.exp),
@@ -236,6 +247,7 @@ OPERATORS: dict[str, Callable[[Inputs, Attributes], tuple[Tensor, ...]]] = {
     "Mul": _one(torch.mul),
     "ReduceMax": _with(_reduce_max),
     "Relu": _one(torch.relu),
+    "QuantizeLinear": _one(lambda x, scale, zero: (torch.round(x / scale) + zero.int()).clamp(0, 65535).int()),
     "Reshape": _one(_reshape),
     "Sigmoid": _one(torch.sigmoid),
     "Slice": _one(_slice),

@@ -35,7 +35,8 @@ SAID: dict[type | tuple[type, ...], str] = {
     (int, float): "a number",
     dict: "patterns of names with their bits",
 }
-PRESETS = {"int8": 8, "int4": 4}
+A16W8 = "a16w8"  # activations of 16 bits, weights of 8: integers for accelerators
+PRESETS = {"int8": 8, "int4": 4, A16W8: 8}
 KEEP_FLOAT = 32
 SELF, NONE = "self", "none"  # calibrate on text that the model writes, or on nothing
 MOST_TOKENS, LEAST_TOKENS = 1 << 20, 256  # of a calibration; fewer say little
@@ -75,9 +76,11 @@ class Recipe:
             _check_type(name, getattr(self, name))
         self._check_target()
         if self.quantize not in (None, "mixed", *PRESETS):
-            raise InputError(f"expected quantize int8, int4 or mixed, got {shown(self.quantize)}; choose one")
+            raise InputError(f"expected quantize int8, int4, mixed or a16w8, got {shown(self.quantize)}; choose one")
         self._check_calibration()
-        if self.quantize is not None:
+        if self.quantize == A16W8:
+            self._check_activations()
+        elif self.quantize is not None:
             self._check_bits()
 
     def _check_target(self) -> None:
@@ -101,6 +104,15 @@ class Recipe:
                 f"expected {known or 'float32'} for the target {self.target}, got --quantize {shown(self.quantize)}; {advice}"
             )
 
+    def _check_activations(self) -> None:
+        """InputError for options of block-wise integers."""
+        given = ("method", "block_size", "embedding_bits", "head_bits")
+        if (odd := [name for name in given if getattr(self, name) is not None]) or self.keep:
+            name = (odd or ["keep"])[0]
+            raise InputError(
+                f"expected --quantize a16w8 without --{name.replace('_', '-')}, got both; leave the latter out"
+            )
+
     def _check_bits(self) -> None:
         Scheme(self.bits, self.chosen_block_size)
         if self.method not in (None, "rtn", "gptq"):
@@ -112,7 +124,7 @@ class Recipe:
                 raise InputError(f"expected 2, 4, 8 or 32 bits, got {shown(bits)}; no CPU kernel runs others")
 
     def _check_calibration(self) -> None:
-        needs = self.quantize == "mixed" or (self.quantize is not None and self.method == "gptq")
+        needs = self.quantize in ("mixed", A16W8) or (self.quantize is not None and self.method == "gptq")
         if needs and self.calibrate == NONE:
             raise InputError(
                 f"expected a calibration for {self.method or 'gptq'} {self.quantize}, got none; leave --calibrate out for "
@@ -146,14 +158,18 @@ class Recipe:
         """What gptq and mixed learn from: the path of a file, `SELF`, or None for nothing."""
         if self.quantize is None or self.calibrate == NONE:
             return None
-        learns = self.method == "gptq" or self.quantize == "mixed" or (self.quantize == "int4" and self.method is None)
+        learns = (
+            self.method == "gptq"
+            or self.quantize in ("mixed", A16W8)
+            or (self.quantize == "int4" and self.method is None)
+        )
         return self.calibrate or (SELF if learns else None)
 
     def for_vectors(self) -> "Recipe":
         """The same for a stack of vectors, which writes no text: rounded unless there are vectors to calibrate on."""
         if self.calibration != SELF:
             return self
-        if self.calibrate == SELF or self.method == "gptq" or self.quantize == "mixed":
+        if self.calibrate == SELF or self.method == "gptq" or self.quantize in ("mixed", A16W8):
             raise InputError(
                 f"expected vectors to calibrate a stack of vectors on, got {self.calibrate or 'none'}; pass --calibrate "
                 "FILE.npy with float vectors (T, D), or --method rtn"

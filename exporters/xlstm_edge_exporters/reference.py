@@ -6,6 +6,7 @@ block before the next is loaded, so the largest checkpoint needs the memory of i
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +19,12 @@ from .model import BlockModule, Model
 from .ops import Ops
 from .ops.parallel import Parallel
 from .ops.reference import Reference
-from .ops.rounded import Rounded
+from .ops.rounded import Marked
 from .spec import Block, ModelSpec
 from .weights import Weights, loaded
 
 HEAD_ROWS = 4096  # of the head in memory at once, in whatever float
-BlockSizes = Mapping[str, int]
+Marks = Mapping[str, Any]  # what a variant knows of weights, as their block sizes
 Stream = tuple[Tensor, Tensor | None]  # the residual stream, and what is still to be added to it
 
 
@@ -77,16 +78,16 @@ def run_variants(
     inputs: NDArray[np.generic],
     variants: Mapping[str, Variant],
     *,
-    block_sizes: BlockSizes | None = None,
+    marks: Marks | None = None,
     keep: Sequence[int] | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, NDArray[np.float64]]:
     """Name of a variant -> its outputs, (T, V) or (T, D), all tokens of a block at once; cells as in `run_reference`.
 
-    `block_sizes` are the block sizes of quantized weights, whose inputs a variant may round; `keep` the positions whose outputs
+    `marks` say of quantized weights what a variant needs to round like them, as block sizes; `keep` the positions whose outputs
     are wanted (None: all of them).
     """
-    spec, block_sizes = spec.official(), block_sizes or {}
+    spec, marks = spec.official(), marks or {}
     with torch.no_grad():
         rows = _rows(spec, weights, inputs)
         streams: dict[str, Stream] = {n: (rows.to(variant.dtype)[None], None) for n, variant in variants.items()}
@@ -97,12 +98,12 @@ def run_variants(
             for dtype, names in _by_dtype(variants).items():
                 block = _block(spec, own, index, Reference(), dtype)
                 for name in names:
-                    _set_ops(block, variants[name], block_sizes, prefix)
+                    _set_ops(block, variants[name], marks, prefix)
                     streams[name], _ = _run_block(spec, index, block, streams[name])
                 del block  # before there is another of it
             progress("reference", index + 1, len(spec.blocks))
         kept = {name: _at(stream, keep) for name, stream in streams.items()}
-        outputs = _outputs(spec, weights, variants, block_sizes, kept)
+        outputs = _outputs(spec, weights, variants, marks, kept)
         return {name: outputs[name] for name in variants}
 
 
@@ -111,16 +112,16 @@ def _load_block(weights: Weights, prefix: str) -> Weights:
     return {name: loaded(weight.load()) for name, weight in weights.items() if name.startswith(prefix)}
 
 
-def _set_ops(module: nn.Module, variant: Variant, block_sizes: BlockSizes, prefix: str = "") -> None:
+def _set_ops(module: nn.Module, variant: Variant, marks: Marks, prefix: str = "") -> None:
     """Make a module compute as this variant says."""
     ops = variant.ops()
     for part in module.modules():
         if hasattr(part, "ops"):
             part.ops = ops  # type: ignore[assignment]  # mypy sees nn.Module's catch-all attribute
-    if isinstance(ops, Rounded):
+    if isinstance(ops, Marked):
         for name, parameter in module.named_parameters():
-            if prefix + name in block_sizes:
-                ops.mark(parameter, block_sizes[prefix + name])
+            if prefix + name in marks:
+                ops.mark(parameter, marks[prefix + name])
 
 
 def _at(stream: Stream, positions: Sequence[int] | None) -> Stream:
@@ -143,12 +144,12 @@ def _outputs(
     spec: ModelSpec,
     weights: Weights,
     variants: Mapping[str, Variant],
-    block_sizes: BlockSizes,
+    marks: Marks,
     streams: Mapping[str, Stream],
 ) -> dict[str, NDArray[np.float64]]:
     """What the head makes of each variant's stream, some of its rows at a time."""
     parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in variants}
-    for part, own, sizes in _heads(spec, weights, block_sizes):
+    for part, own, sizes in _heads(spec, weights, marks):
         for dtype, names in _by_dtype(variants).items():
             head = _head(part, own, Reference(), dtype)
             for name in names:
@@ -157,15 +158,13 @@ def _outputs(
     return {name: np.concatenate(found, -1) for name, found in parts.items()}
 
 
-def _heads(
-    spec: ModelSpec, weights: Weights, block_sizes: BlockSizes
-) -> Iterator[tuple[ModelSpec, Weights, BlockSizes]]:
+def _heads(spec: ModelSpec, weights: Weights, marks: Marks) -> Iterator[tuple[ModelSpec, Weights, Marks]]:
     """Models without blocks and with some of the tokens each; a stack of vectors, which has no head, as it is."""
     if spec.vocab_size is None:
-        yield replace(spec, blocks=()), weights, block_sizes
+        yield replace(spec, blocks=()), weights, marks
         return
     name = "embedding.weight" if spec.tied else "head.weight"
-    table, sizes = weights[name].load(), {"head.weight": block_sizes[name]} if name in block_sizes else {}
+    table, sizes = weights[name].load(), {"head.weight": marks[name]} if name in marks else {}
     for start in range(0, len(table), HEAD_ROWS):
         rows = table[start : start + HEAD_ROWS]
         part = replace(spec, blocks=(), vocab_size=len(rows), tied=False)

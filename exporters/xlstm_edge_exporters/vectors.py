@@ -18,7 +18,7 @@ from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.vectors import Expected, Vectors, make_inputs, output_sums, positions_of
 
 from .ops.rounded import Jittered, Rounded, between, by_block, by_row
-from .reference import BlockSizes, Variant, run_variants
+from .reference import Marks, Variant, run_variants
 from .spec import ModelSpec
 from .weights import Weights
 
@@ -42,20 +42,22 @@ LARGEST_STATED = {"float": 1.0, "rounding": 2.0}
 def make_vectors(
     spec: ModelSpec,
     weights: Weights,
-    block_sizes: BlockSizes | None = None,
+    marks: Marks | None = None,
     *,
+    rounded: Mapping[str, Variant] | None = None,
     chunk: int,
     seed: int = SEED,
     progress: Progress = no_progress,
 ) -> Vectors:
     """Inputs, and at some positions a few outputs and sums over all, with the differences to be allowed for.
 
-    `block_sizes` are the quantized weights' block sizes, as `run_variants` wants them; `chunk` is the graph's.
+    `marks` say of quantized weights what the variants `rounded` need to round like them: block sizes for the default ones,
+    which round as CPUs do. `chunk` is the graph's.
     """
     positions = positions_of(chunk)
     inputs = make_inputs(seed, positions[-1] + 1, vocab_size=spec.vocab_size, width=spec.width)
-    variants = {EXACT: Variant()} | FLOATS | (ROUNDED if block_sizes else {})
-    outputs = run_variants(spec, weights, inputs, variants, block_sizes=block_sizes, keep=positions, progress=progress)
+    variants = {EXACT: Variant()} | FLOATS | dict((rounded or ROUNDED) if marks else {})
+    outputs = run_variants(spec, weights, inputs, variants, marks=marks, keep=positions, progress=progress)
     single = []
     for index, position in enumerate(positions):
         single.append(_expected(position, {name: run[index] for name, run in outputs.items()}))
@@ -88,7 +90,7 @@ def _expected(position: int, outputs: Mapping[str, NDArray[np.float64]]) -> Expe
     ids = np.unique(np.concatenate([order[:TOP], order[-BOTTOM:], spread]))
     span = float(np.ptp(exact)) or float(np.abs(exact).max()) or 1.0  # a single output has no range
     plain = Expected(position, ids, exact[ids], output_sums(exact), span, 0.0, None)
-    rounded = [plain.rounding_difference(run) for name, run in outputs.items() if name in ROUNDED]
+    rounded = [plain.rounding_difference(run) for name, run in outputs.items() if name not in FLOATS and name != EXACT]
     return Expected(
         position,
         ids,

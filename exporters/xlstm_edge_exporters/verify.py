@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,25 @@ import onnx_ir as ir
 from xlstm_edge_runtime.errors import VerificationError, shown
 from xlstm_edge_runtime.loading import load
 from xlstm_edge_runtime.manifest import Manifest
+from xlstm_edge_runtime.manifest_sections import A_SCALE_AN_OUTPUT
 from xlstm_edge_runtime.opening import Settings
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.verify import Check, compare_outputs, verify_stored
 
-from .bundle import describe, target_weights
+from .bundle import describe, rounding_of, target_weights
 from .checkpoints import Checkpoint
 from .graph_diff import check_structure
 from .interface import GraphOptions
+from .quantize.activations import PARTS, QuantizeActivations, output_axis, read_encodings
 from .quantize.check import WeightCheck
+from .quantize.encodings import rounded_weight
 from .quantize.read import read_schemes, read_weights
 from .quantize.rewrite import DATA, SCALES, TABLE, QuantizeGraph
 from .quantize.scheme import Scheme
 from .text_assets import read_text_assets
 from .trace import trace
 from .vectors import make_vectors
-from .weights import Weights
+from .weights import FloatArray, Weights
 
 SEED = 7  # other inputs than those of the bundle's own vectors
 TEXT = ("tokenizer", "special_tokens")
@@ -50,19 +53,20 @@ def verify_against(
     manifest = model.manifest
     options = _options(manifest)
     yield Check("source", _same_source(manifest, checkpoint, tokenizer))
-    graph, tensors = folder / manifest.graph.file, manifest.quantization.tensors
+    graph = folder / manifest.graph.file
     schemes = read_schemes(graph)
-    if schemes != {name: Scheme(entry.bits, entry.block_size) for name, entry in tensors.items()}:
+    encodings = read_encodings(ir.load(graph))
+    if schemes != _schemes(manifest) or sorted(encodings) != _integer_names(manifest):
         raise VerificationError(
             "expected the graph to quantize as the manifest says, got other bits or block sizes; export the bundle again"
         )
     yield Check("structure", _same_graph(manifest, checkpoint, graph, schemes))
     stored, wanted = read_weights(graph), target_weights(checkpoint, options)
-    yield Check("tensors", _same_weights(wanted, stored, schemes, manifest.quantization.calibrated))
+    yield Check("tensors", _same_weights(wanted, stored, schemes, encodings, manifest.quantization.calibrated))
     stored = options.lowering.canonical_weights(checkpoint.spec, stored)
-    block_sizes = {name: scheme.block_size for name, scheme in schemes.items()}
+    marks, rounded = rounding_of(schemes, encodings)
     vectors = make_vectors(
-        checkpoint.spec, stored, block_sizes, chunk=manifest.graph.chunk, seed=SEED, progress=progress
+        checkpoint.spec, stored, marks, rounded=rounded, chunk=manifest.graph.chunk, seed=SEED, progress=progress
     )
     for check in compare_outputs(model, vectors):
         yield Check(f"reference, {check.name}", check.detail)
@@ -99,14 +103,28 @@ def _options(manifest: Manifest) -> GraphOptions:
     return GraphOptions(target=graph.target, chunk=graph.chunk, all_logits=graph.all_logits)
 
 
+def _schemes(manifest: Manifest) -> dict[str, Scheme]:
+    """Of the tensors in blocks."""
+    tensors = manifest.quantization.tensors
+    return {name: Scheme(t.bits, t.block_size) for name, t in tensors.items() if t.block_size != A_SCALE_AN_OUTPUT}
+
+
+def _integer_names(manifest: Manifest) -> list[str]:
+    """The tensors with a scale an output."""
+    return sorted(n for n, t in manifest.quantization.tensors.items() if t.block_size == A_SCALE_AN_OUTPUT)
+
+
 def _same_graph(manifest: Manifest, checkpoint: Checkpoint, graph: Path, schemes: Mapping[str, Scheme]) -> str:
     """The operators are those that tracing the checkpoint gives; which weights they read is part of that."""
     model = trace(checkpoint.spec, _options(manifest))
     if schemes:
         QuantizeGraph(dict(schemes))(model)
+    integers = _integer_names(manifest)
+    QuantizeActivations(integers)(model)
     weights = {
         *target_weights(checkpoint, _options(manifest)),
         *(name + part for name in schemes for part in (DATA, SCALES, TABLE)),
+        *(name + part for name in integers for part in PARTS),
     }
     return f"{check_structure(model, ir.load(graph), weights):,} operators as the checkpoint traces"
 
@@ -124,11 +142,13 @@ def _text(value: Any) -> str:
     return shown(json.dumps(value)) if isinstance(value, (list, Mapping)) else shown(value)
 
 
-def _same_weights(wanted: Weights, stored: Weights, schemes: Mapping[str, Scheme], calibrated: bool) -> str:
+def _same_weights(
+    wanted: Weights, stored: Weights, schemes: Mapping[str, Scheme], integers: Collection[str], calibrated: bool
+) -> str:
     """float32 tensors are equal to the checkpoint's, quantized ones as near as their scheme can be, block by block."""
     judge = WeightCheck(calibrated=calibrated)
     for name, weight in wanted.items():
-        original = weight.load()
+        original = _as_rounded(name, weight.load()) if name in integers else weight.load()
         got = stored[name].load() if name in stored else None
         if got is None or got.shape != original.shape or (name not in schemes and not np.array_equal(got, original)):
             raise VerificationError(
@@ -136,5 +156,13 @@ def _same_weights(wanted: Weights, stored: Weights, schemes: Mapping[str, Scheme
             )
         if name in schemes:
             judge.take(name, original, got, schemes[name])
-    text = f"{len(wanted) - len(schemes)} float32 tensors equal"
+    text = f"{len(wanted) - len(schemes) - len(integers)} float32 tensors equal"
+    text += f", {len(integers)} of 8 bits as they are rounded" if integers else ""
     return text if not schemes else f"{text}, {len(schemes)} quantized: {judge}"
+
+
+def _as_rounded(name: str, array: FloatArray) -> FloatArray:
+    """What a weight of 8 bits with a scale an output is: there is one right rounding."""
+    axis = output_axis(name)
+    integers, scales = rounded_weight(array, axis)
+    return integers.astype(np.float32) * np.expand_dims(scales, 1 - axis)

@@ -25,10 +25,10 @@ MODEL_GRAPH, MODEL_FUNCTION, GRAPH_NODE, GRAPH_INITIALIZER, TENSOR_EXTERNAL = 7,
 NODE_OPERATOR, NODE_ATTRIBUTE, ATTRIBUTE_NAME, ATTRIBUTE_INTS = 4, 5, 1, 8
 ATTRIBUTE_GRAPHS, DEEPEST = (6, 11), 4
 OPERATORS = frozenset(
-    "Abs Add CausalConvWithState Concat Conv CumSum Div Erf Exp FusedMatMul Gather GatherBlockQuantized GatherND Gelu Gemm "
-    "Identity LayerNormalization LinearAttention Log MatMul MatMulNBits Max MaxPool Mul Neg Pow QuickGelu RMSNormalization "
-    "ReduceMax ReduceMean Relu Reshape Scan Selu Sigmoid SkipLayerNormalization SkipSimplifiedLayerNormalization Slice "
-    "Softplus Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze".split()
+    "Abs Add CausalConvWithState Concat Conv CumSum DequantizeLinear Div Erf Exp FusedMatMul Gather GatherBlockQuantized "
+    "GatherND Gelu Gemm Identity LayerNormalization LinearAttention Log MatMul MatMulNBits Max MaxPool Mul Neg Pow "
+    "QuantizeLinear QuickGelu RMSNormalization ReduceMax ReduceMean Relu Reshape Scan Selu Sigmoid SkipLayerNormalization "
+    "SkipSimplifiedLayerNormalization Slice Softplus Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze".split()
 )
 REWRITTEN = frozenset(  # by an optimizer, here or on another processor
     "BiasGelu Cast Clip FastGelu FusedConv FusedGemm HardSigmoid LeakyRelu NhwcFusedConv NhwcMaxPool ReorderInput "

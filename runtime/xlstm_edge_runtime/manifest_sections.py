@@ -102,9 +102,12 @@ class SpecialTokens:
     add_bos: bool = False
 
 
+A_SCALE_AN_OUTPUT = 0  # in the place of a block size
+
+
 @dataclass(frozen=True, slots=True)
 class TensorQuantization:
-    """One tensor's integers: `bits` each, `block_size` of them with one scale."""
+    """One tensor's integers: `bits` each, `block_size` of them with one scale, or all that make an output with one."""
 
     bits: int
     block_size: int
@@ -122,6 +125,11 @@ class Quantization:
 
     def __bool__(self) -> bool:
         return bool(self.tensors)
+
+    @property
+    def in_graph(self) -> bool:
+        """Whether the graph itself says how activations are rounded, so that no kernel can do without it."""
+        return any(tensor.block_size == A_SCALE_AN_OUTPUT for tensor in self.tensors.values())
 
     @property
     def calibrated(self) -> bool:
@@ -222,10 +230,16 @@ def read_quantization(reader: Reader) -> Quantization:
     return Quantization(
         dict(recipe.value),
         {
-            name: TensorQuantization(scheme.integer("bits", 2, 8), scheme.integer("block_size", 16, 256))
+            name: TensorQuantization(scheme.integer("bits", 2, 8), _block_size(scheme))
             for name, scheme in schemes.items()
         },
     )
+
+
+def _block_size(scheme: Reader) -> int:
+    """Numbers of a scale, or `A_SCALE_AN_OUTPUT`."""
+    size = scheme.integer("block_size", A_SCALE_AN_OUTPUT, 256)
+    return size if size == A_SCALE_AN_OUTPUT else scheme.integer("block_size", 16, 256)
 
 
 def read_state(reader: Reader) -> StateTable:

@@ -142,6 +142,8 @@ def verify_stored(folder: Path, manifest: Manifest, settings: Settings, vectors:
 
     On the CPU, whatever else the settings say: it is what the file holds that is looked at.
     """
+    if manifest.quantization.in_graph:
+        return
     quantized = bool(manifest.quantization)
     if not quantized and manifest.graph.chunk <= LONGEST_BASE:
         return

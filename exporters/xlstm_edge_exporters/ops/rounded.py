@@ -7,6 +7,7 @@ of what a healthy kernel may do, and how far they move a model's outputs is how 
 """
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +17,32 @@ from .parallel import Parallel
 LEVELS = 127
 STEP = 2.0**-23  # between neighbouring float32 numbers, as a share
 SHORT_STEP = 2.0**-9  # from a number to the nearest bfloat16, at most
+M = TypeVar("M")
 Rounding = Callable[[Tensor, int], Tensor]
 
 
-class Rounded(Parallel):
-    """`block_sizes` maps the identity of a weight to its block size; other weights multiply unrounded inputs."""
+class Marked(Parallel, Generic[M]):
+    """The reference with something known of some weights, by their identity."""
+
+    def __init__(self) -> None:
+        self.marks: dict[int, M] = {}
+
+    def mark(self, parameter: nn.Parameter, what: M) -> None:
+        """Know this of a weight."""
+        self.marks[id(parameter)] = what
+
+    def mark_of(self, weight: Tensor) -> M | None:
+        """What is known of a weight."""
+        return self.marks.get(id(weight))
+
+
+class Rounded(Marked[int]):
+    """What is known of a weight is its block size; others multiply unrounded inputs."""
 
     def __init__(self, rounding: Rounding, *, short_scales: bool = False) -> None:
         """`short_scales`: the weights' scales are bfloat16, as KleidiAI packs them."""
-        self.block_sizes: dict[int, int] = {}
+        super().__init__()
         self._rounding, self._short = rounding, short_scales
-
-    def mark(self, parameter: nn.Parameter, block_size: int) -> None:
-        """Round what meets this weight."""
-        self.block_sizes[id(parameter)] = block_size
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return super().linear(self._round(x, weight), self._shorten(weight, 0), bias)
@@ -40,7 +53,7 @@ class Rounded(Parallel):
 
     def _shorten(self, weight: Tensor, axis: int) -> Tensor:
         """Each block along `axis` off by what a bfloat16 may be off: what the scale was is not known any more."""
-        block_size = self.block_sizes.get(id(weight))
+        block_size = self.mark_of(weight)
         if block_size is None or not self._short:
             return weight
         count = -(-weight.shape[axis] // block_size)
@@ -50,7 +63,7 @@ class Rounded(Parallel):
         return wide.mul_(weight)
 
     def _round(self, x: Tensor, weight: Tensor) -> Tensor:
-        block_size = self.block_sizes.get(id(weight))
+        block_size = self.mark_of(weight)
         return x if block_size is None else self._rounding(x, block_size)
 
 

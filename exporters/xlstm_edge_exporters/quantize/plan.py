@@ -54,6 +54,11 @@ def make_plan(spec: ModelSpec, weights: Weights, recipe: Recipe) -> dict[str, Sc
     return _with_care(plan, {name: weights[name].shape for name in plan}, recipe, tied=spec.tied)
 
 
+def integer_products(spec: ModelSpec, weights: Weights) -> list[str]:
+    """Weights of the products that an accelerator computes in integers; a tied head is also looked up, and stays float."""
+    return [name for name in weights if name.endswith(DENSE) or (name == HEAD and not spec.tied)]
+
+
 def _with_care(
     plan: dict[str, Scheme], shapes: Mapping[str, Sequence[int]], recipe: Recipe, *, tied: bool
 ) -> dict[str, Scheme]:

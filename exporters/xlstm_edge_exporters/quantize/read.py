@@ -8,6 +8,7 @@ import onnx_ir as ir
 from xlstm_edge_runtime.errors import BundleError
 
 from ..weights import FloatArray, Weight, Weights
+from .activations import PARTS, output_axis, read_encodings
 from .orientation import as_canonical, canonical_shape
 from .rewrite import DATA, SCALES, TABLE
 from .scheme import Packed, Scheme
@@ -23,7 +24,10 @@ def read_weights(graph: Path) -> Weights:
     weights = {
         name: _float(value) for name, value in values.items() if name.startswith(("blocks.", "norm.", "head.", "emb"))
     }
-    weights = {name: w for name, w in weights.items() if not name.endswith((DATA, SCALES, TABLE))}
+    weights = {name: w for name, w in weights.items() if not name.endswith((*PARTS, TABLE))}
+    for name in read_encodings(model):
+        data, scales = values[name + DATA], values[name + SCALES]
+        weights[name] = _integers(data, scales, output_axis(name))
     for name, (node, data, scales, scheme) in _quantized_nodes(model).items():
         columns = node.attributes["K"].as_int() if node.op_type == "MatMulNBits" else _gathered_columns(node)
         weights[name] = _quantized(name, data, scales, scheme, columns)
@@ -60,6 +64,16 @@ def _same_bytes(first: ir.Value, second: ir.Value) -> bool:
 def _float(value: ir.Value) -> Weight:
     assert value.shape is not None
     return Weight(tuple(int(n) for n in value.shape.numpy()), lambda: np.asarray(_array(value), np.float32))
+
+
+def _integers(data: ir.Value, scales: ir.Value, axis: int) -> Weight:
+    """One scale for each place of `axis`."""
+    assert data.shape is not None
+
+    def load() -> FloatArray:
+        return np.asarray(_array(data), np.float32) * np.expand_dims(np.asarray(_array(scales), np.float32), 1 - axis)
+
+    return Weight(tuple(int(n) for n in data.shape.numpy()), load)
 
 
 def _gathered_columns(node: ir.Node) -> int:

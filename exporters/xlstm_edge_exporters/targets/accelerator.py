@@ -2,18 +2,18 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xlstm_edge_runtime.errors import CheckpointError
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.state import SMALL_INITIAL_M, StateTable
 
-from ..float16 import measure_float16
-from ..ops import Ops
-from ..ops.accelerator import Accelerator as Lowering
-from ..relative_gates import absolute_weights, relative_spec, relative_weights
 from ..spec import ModelSpec
-from ..weights import Weights
 from .base import Target
+
+if TYPE_CHECKING:
+    from ..ops import Ops
+    from ..weights import Weights
 
 FARTHEST_OFF = 0.1  # of the range of an output: what is farther off is another model
 
@@ -28,12 +28,18 @@ class Accelerator(Target):
 
     def spec(self, spec: ModelSpec) -> ModelSpec:
         """With relative gates."""
+        from ..relative_gates import relative_spec  # noqa: PLC0415  # loads torch
+
         return relative_spec(spec)
 
-    def weights(self, spec: ModelSpec, weights: Weights) -> Weights:
+    def weights(self, spec: ModelSpec, weights: "Weights") -> "Weights":
+        from ..relative_gates import relative_weights  # noqa: PLC0415  # loads torch
+
         return relative_weights(spec, weights)
 
-    def canonical_weights(self, spec: ModelSpec, weights: Weights) -> Weights:
+    def canonical_weights(self, spec: ModelSpec, weights: "Weights") -> "Weights":
+        from ..relative_gates import absolute_weights  # noqa: PLC0415  # loads torch
+
         return absolute_weights(spec, weights)
 
     def states(self, table: StateTable) -> StateTable:
@@ -44,6 +50,8 @@ class Accelerator(Target):
         """What float16 does to this model, measured; CheckpointError for one that it does not hold."""
         if not self.half:
             return []
+        from ..float16 import measure_float16  # noqa: PLC0415  # loads torch
+
         report = measure_float16(graph, table, parameters, progress=progress)
         if report.saturated or not report.difference <= FARTHEST_OFF:
             raise CheckpointError(
@@ -52,5 +60,7 @@ class Accelerator(Target):
             )
         return [str(report)]
 
-    def ops(self, chunk: int) -> Ops:  # noqa: ARG002  # one token
+    def ops(self, chunk: int) -> "Ops":  # noqa: ARG002  # one token
+        from ..ops.accelerator import Accelerator as Lowering  # noqa: PLC0415  # loads torch
+
         return Lowering(half=self.half)

@@ -1,18 +1,23 @@
-"""What a target is: how a model is lowered for it, what its graph may hold, and what its users are told."""
+"""What a target is: how a model is lowered for it, what its graph may hold, and what its users are told.
+
+What a target says of itself is asked for before torch is loaded: modules that load it are imported inside functions.
+"""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import ClassVar
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING, ClassVar
 
 from xlstm_edge_runtime.manifest_sections import CompiledGraph
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.state import StateTable
 
-from ..ops import Ops
 from ..spec import ModelSpec
-from ..weights import Weights
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ..ops import Ops
+    from ..weights import Weights
 
 QUANTIZATIONS = frozenset({"int8", "int4", "mixed"})
 
@@ -45,11 +50,11 @@ class Target:
         """The canonical model as this target wants it."""
         return spec
 
-    def weights(self, spec: ModelSpec, weights: Weights) -> Weights:  # noqa: ARG002  # for targets with others
+    def weights(self, spec: ModelSpec, weights: "Weights") -> "Weights":  # noqa: ARG002  # for targets with others
         """Weights of `self.spec(spec)` from those of `spec`."""
         return weights
 
-    def canonical_weights(self, spec: ModelSpec, weights: Weights) -> Weights:  # noqa: ARG002  # same
+    def canonical_weights(self, spec: ModelSpec, weights: "Weights") -> "Weights":  # noqa: ARG002  # same
         """The inverse of `weights`, to float32's rounding."""
         return weights
 
@@ -57,7 +62,7 @@ class Target:
         """The state table as the graph holds it."""
         return table
 
-    def ops(self, chunk: int) -> Ops:
+    def ops(self, chunk: int) -> "Ops":
         """The lowering, for calls of up to `chunk` tokens."""
         raise NotImplementedError
 
@@ -80,6 +85,6 @@ class Target:
         """Write forms of a graph made ahead of time beside it; their entries for the manifest, by chip."""
         return {}
 
-    def passes(self) -> Sequence[ir.passes.InPlacePass]:
+    def passes(self) -> "Sequence[ir.passes.InPlacePass]":
         """What is done to the tidied trace, in order."""
         return ()

@@ -1,15 +1,16 @@
 """onnxruntime on a CPU: any number of tokens a call, native recurrent operators, blocks of integers."""
 
 from collections.abc import Sequence
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from xlstm_edge_runtime.state import StateSpec, StateTable
 
-from ..ops import Ops
-from ..ops.ort import Ort
-from ..passes.scan import ExpandSLSTM
 from .base import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ..ops import Ops
 
 SPLIT_WIDTH, NARROWEST_SPLIT, DEEPEST_SPLIT = 32, 128, 256
 
@@ -29,11 +30,15 @@ class CPU(Target):
         """
         return StateTable([_with_split_heads(row) for row in table])
 
-    def ops(self, chunk: int) -> Ops:
+    def ops(self, chunk: int) -> "Ops":
+        from ..ops.ort import Ort  # noqa: PLC0415  # loads torch
+
         return Ort(chunk)
 
-    def passes(self) -> Sequence[ir.passes.InPlacePass]:
+    def passes(self) -> "Sequence[ir.passes.InPlacePass]":
         """The sLSTM's loop over time."""
+        from ..passes.scan import ExpandSLSTM  # noqa: PLC0415  # loads onnx
+
         return (ExpandSLSTM(),)
 
 

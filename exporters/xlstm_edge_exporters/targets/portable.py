@@ -1,13 +1,14 @@
 """Any ONNX runtime: one token a call, standard operators of opset 17, float32."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
-from ..ops import Ops
-from ..ops.portable import Portable as Lowering
-from ..passes.opset17 import ToOpset17
 from .base import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ..ops import Ops
 
 
 class Portable(Target):
@@ -20,8 +21,12 @@ class Portable(Target):
     opset, traced_opset, ir_version, onnxruntime = 17, 18, 8, "1.17"
     quantizations = frozenset()
 
-    def ops(self, chunk: int) -> Ops:  # noqa: ARG002  # one token
+    def ops(self, chunk: int) -> "Ops":  # noqa: ARG002  # one token
+        from ..ops.portable import Portable as Lowering  # noqa: PLC0415  # loads torch
+
         return Lowering()
 
-    def passes(self) -> Sequence[ir.passes.InPlacePass]:
+    def passes(self) -> "Sequence[ir.passes.InPlacePass]":
+        from ..passes.opset17 import ToOpset17  # noqa: PLC0415  # loads onnx
+
         return (ToOpset17(),)

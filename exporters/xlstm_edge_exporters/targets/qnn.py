@@ -20,6 +20,9 @@ class QNN(Accelerator):
     summary = "Snapdragon phones and laptops: Qualcomm's HTP, float16"
     use = "a Snapdragon with Qualcomm's HTP, onnxruntime and the package onnxruntime-qnn"
     provider = "qnn"
+    # Integers of 16 bits came with opset 21; the provider's package asks for a newer onnxruntime anyway.
+    opset, traced_opset, ir_version, onnxruntime = 21, 21, 10, "1.26"
+    quantizations = frozenset({"a16w8"})
     chips = CHIPS
 
     def compile(self, graph: Path, chips: Sequence[str], progress: Progress = no_progress) -> dict[str, CompiledGraph]:

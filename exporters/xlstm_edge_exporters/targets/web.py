@@ -1,13 +1,14 @@
 """onnxruntime-web: WebAssembly and WebGPU in a browser."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
-from ..ops import Ops
-from ..ops.web import Web as Lowering
-from ..passes.scan import ExpandSLSTM
 from .base import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ..ops import Ops
 
 
 class Web(Target):
@@ -18,8 +19,12 @@ class Web(Target):
     use = "a browser, with onnxruntime-web on WebAssembly or WebGPU"
     opset, traced_opset, onnxruntime = 21, 21, "1.26"
 
-    def ops(self, chunk: int) -> Ops:
+    def ops(self, chunk: int) -> "Ops":
+        from ..ops.web import Web as Lowering  # noqa: PLC0415  # loads torch
+
         return Lowering(chunk)
 
-    def passes(self) -> Sequence[ir.passes.InPlacePass]:
+    def passes(self) -> "Sequence[ir.passes.InPlacePass]":
+        from ..passes.scan import ExpandSLSTM  # noqa: PLC0415  # loads onnx
+
         return (ExpandSLSTM(),)

@@ -62,7 +62,7 @@ def test_a_quantized_bundle_computes_with_the_weights_it_holds(
     tensors = exported.manifest.quantization.tensors
     groups = {tensor: entry.block_size for tensor, entry in tensors.items()}
     way = {"rounded": Variant(ops=partial(Rounded, by_block))}
-    expected = run_variants(checkpoint.spec, stored, sequence, way, block_sizes=groups)["rounded"]
+    expected = run_variants(checkpoint.spec, stored, sequence, way, marks=groups)["rounded"]
     session = load(bundle, threads=1).session()
     errors = [np.abs(session.step(t) - e).max() / np.ptp(e) for t, e in zip(sequence, expected, strict=True)]
     # Exact but for activations on a rounding border, which float32 and float64 may see on different sides.
