@@ -15,6 +15,7 @@ from xlstm_edge_runtime.manifest import Manifest
 from xlstm_edge_runtime.manifest_sections import A_SCALE_AN_OUTPUT
 from xlstm_edge_runtime.opening import Settings
 from xlstm_edge_runtime.progress import Progress, no_progress
+from xlstm_edge_runtime.vectors import Vectors
 from xlstm_edge_runtime.verify import Check, compare_outputs, verify_stored
 
 from .bundle import describe, rounding_of, target_weights
@@ -32,6 +33,7 @@ from .trace import trace
 from .vectors import make_vectors
 from .weights import FloatArray, Weights
 
+FARTHEST_ROUNDED = 0.1  # of the range of an output, by the encodings of activations
 SEED = 7  # other inputs than those of the bundle's own vectors
 TEXT = ("tokenizer", "special_tokens")
 OF_THE_CHECKPOINT = "family model graph tokenizer special_tokens sampling state minimum_runtime".split()
@@ -68,11 +70,22 @@ def verify_against(
     vectors = make_vectors(
         checkpoint.spec, stored, marks, rounded=rounded, chunk=manifest.graph.chunk, seed=SEED, progress=progress
     )
+    if encodings:
+        _check_rounding(vectors)
     for check in compare_outputs(model, vectors):
         yield Check(f"reference, {check.name}", check.detail)
     del model  # one set of weights in memory at a time
     for check in verify_stored(folder, manifest, Settings(threads=threads), vectors):
         yield Check(f"reference, {check.name}", check.detail)
+
+
+def _check_rounding(vectors: Vectors) -> None:
+    """VerificationError where the encodings of activations make another model of it."""
+    if (worst := max(expected.rounding_error or 0.0 for expected in vectors.expected)) > FARTHEST_ROUNDED:
+        raise VerificationError(
+            f"expected activations rounded to within {FARTHEST_ROUNDED:.0%} of the outputs' range, got {worst:.1%}; export the "
+            "bundle again, with a --calibrate text like the model's own"
+        )
 
 
 def _same_source(manifest: Manifest, checkpoint: Checkpoint, tokenizer: str | None) -> str:

@@ -81,6 +81,8 @@ def open_graph(graph: Path, options: ort.SessionOptions, choice: Choice) -> ort.
     """
     if not choice.is_cpu:
         return _open_elsewhere(graph, options, choice)
+    # Integers that a graph writes out are for accelerators; here they are computed as written, not fused into other roundings.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         # Without a fallback, which prints to standard output and tries the same again.
         return ort.InferenceSession(str(graph), options, providers=[CPU.provider.ort_name], enable_fallback=0)
