@@ -119,8 +119,8 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     ".scales": lambda array: array * np.float32(1.1),
     ".input_scale": lambda array: array / np.float32(50),
     ".output_scale": lambda array: array / np.float32(50),
-    ".input_zero_point": lambda array: array ^ np.uint16(0x4000),
-    ".output_zero_point": lambda array: array ^ np.uint16(0x4000),
+    ".input_zero_point": lambda array: array * np.uint16(0),
+    ".output_zero_point": lambda array: array * np.uint16(0),
 }
 
 
