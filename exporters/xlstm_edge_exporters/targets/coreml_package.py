@@ -1,0 +1,128 @@
+"""A Core ML package ahead of time: the accelerator's graph as an ML program that Apple's compiler takes as it is.
+
+`model.mlpackage` is a folder; in a bundle, whose folders are flat, it is a zip file, the same bytes for the same model.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xlstm_edge_runtime import __version__
+from xlstm_edge_runtime.errors import DependencyError
+
+from ..interface import GraphOptions, graph_states
+from ..spec import ModelSpec
+from ..trace import trace
+from ..weights import Weights
+from .coreml_program import build_program
+
+PACKAGE = "model.mlpackage"
+PACKAGE_ZIP = f"{PACKAGE}.zip"
+INSIDE = "Data/com.apple.CoreML"  # where coremltools puts the program and its weights
+PROGRAM, WEIGHTS = "model.mlmodel", "weights"
+# The files' identifiers in the package's Manifest.json, which must be distinct and need not be random.
+PROGRAM_ID, WEIGHTS_ID = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
+
+
+def write_package(spec: ModelSpec, weights: Weights, folder: Path, *, stateful: bool = True) -> Path:
+    """Write `model.mlpackage.zip` into the folder and nothing else; its path.
+
+    `spec` and `weights` are the canonical model's. With `stateful` Core ML keeps the states (iOS 18, macOS 15); without,
+    they are inputs and outputs of every call (iOS 16, macOS 13). Either way they are float16 and start at 0; shapes and
+    names: `coreml_program.build_program`. DependencyError without coremltools, CheckpointError for weights that float16
+    does not hold.
+    """
+    with _quiet():
+        ct = _coremltools()
+        options = GraphOptions(target="coreml", chunk=1)
+        graph, table = trace(spec, options).graph, graph_states(spec, options)
+        program = build_program(graph, options.lowering.weights(spec, weights), table, stateful=stateful)
+        with tempfile.TemporaryDirectory(prefix=".coreml-", dir=folder) as work:
+            package = Path(work) / PACKAGE
+            ct.convert(
+                program,
+                convert_to="mlprogram",
+                minimum_deployment_target=ct.target.iOS18 if stateful else ct.target.iOS16,
+                compute_precision=ct.precision.FLOAT32,  # as the program is: float16 already, and nothing to be cast
+                pass_pipeline=_passes(ct),
+                skip_model_load=True,
+                package_dir=str(package),
+            )
+            _settle(ct, package, spec)
+            return _zip(package, Path(work) / PACKAGE_ZIP).rename(folder / PACKAGE_ZIP)
+
+
+def _coremltools() -> Any:
+    try:
+        import coremltools  # noqa: PLC0415  # an extra
+    except ModuleNotFoundError as error:
+        raise DependencyError(
+            "expected the package coremltools for a Core ML package, got none; pip install 'xlstm-edge[coreml]'"
+        ) from error
+    return coremltools
+
+
+def _passes(ct: Any) -> Any:
+    """coremltools' own, but for the one that compares and selects for the sake of token ids below 0."""
+    passes = ct.PassPipeline.DEFAULT
+    passes.remove_passes({"common::guard_negative_gather_indices"})
+    return passes
+
+
+def _settle(ct: Any, package: Path, spec: ModelSpec) -> None:
+    """Say what the model is, and take chance out of the bytes: the order of maps, the identifiers of files."""
+    file = package / INSIDE / PROGRAM
+    document = ct.utils.load_spec(str(file))
+    document.description.metadata.shortDescription = f"{spec.family}, one token a call, every state starts at 0"
+    document.description.metadata.userDefined["producer"] = f"xlstm-edge {__version__}, coremltools {ct.__version__}"
+    file.write_bytes(document.SerializeToString(deterministic=True))
+    (package / "Manifest.json").write_text(_manifest(), encoding="utf-8")
+
+
+def _manifest() -> str:
+    """The list of a package's files, in Apple's format 1.0.0."""
+    entries = ((PROGRAM_ID, PROGRAM, "CoreML Model Specification"), (WEIGHTS_ID, WEIGHTS, "CoreML Model Weights"))
+    items = {
+        identifier: {
+            "author": "com.apple.CoreML",
+            "description": description,
+            "name": name,
+            "path": f"com.apple.CoreML/{name}",
+        }
+        for identifier, name, description in entries
+    }
+    document = {"fileFormatVersion": "1.0.0", "itemInfoEntries": items, "rootModelIdentifier": PROGRAM_ID}
+    return json.dumps(document, indent=4) + "\n"
+
+
+def _zip(package: Path, out: Path) -> Path:
+    """The folder as a zip file of sorted names, without times and without compression, which float16 hardly yields to."""
+    with zipfile.ZipFile(out, "w") as archive:
+        for path in sorted(path for path in package.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(f"{PACKAGE}/{path.relative_to(package).as_posix()}")
+            entry.external_attr, entry.file_size, entry.create_system = 0o100644 << 16, path.stat().st_size, 3
+            with path.open("rb") as source, archive.open(entry, "w") as target:
+                shutil.copyfileobj(source, target)
+    return out
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """coremltools shows bars, and warns of versions of packages whose converters are not used here."""
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
