@@ -42,6 +42,7 @@ def export(
     target: options.Target = None,
     flavour: options.Flavour = None,
     soc: options.Soc = None,
+    ahead_of_time: options.AheadOfTime = None,
     chunk: options.Chunk = None,
     quantize: options.Quantize = None,
     method: options.Method = None,
@@ -69,6 +70,7 @@ def export(
     asked = facade.ExportOptions(
         target=options.target_of(target, flavour),
         soc=soc,
+        ahead_of_time=ahead_of_time,
         chunk=chunk,
         all_logits=all_logits,
         quantize=quantize,

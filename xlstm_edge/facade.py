@@ -49,6 +49,7 @@ class ExportOptions:
 
     target: str | None = None
     soc: str | None = None
+    ahead_of_time: bool | None = None
     chunk: int | None = None
     all_logits: bool | None = None
     quantize: str | None = None
@@ -75,6 +76,7 @@ def export(
     *,
     target: str | None = None,
     soc: str | None = None,
+    ahead_of_time: bool | None = None,
     chunk: int | None = None,
     all_logits: bool | None = None,
     quantize: str | None = None,
@@ -98,13 +100,14 @@ def export(
     """Export a checkpoint (folder or weights file) to a bundle folder.
 
     The first options are the fields of `xlstm_edge_exporters.recipe.Recipe`: `target` is where the bundle is to run, "cpu"
-    unless given (`xlstm_edge_exporters.targets`), `soc` the chips to compile it for ("8gen2,8gen3"), `chunk` the most tokens of
-    one call, `quantize` "int8", "int4" or "mixed", `method` "rtn" or "gptq", `calibrate` a text file, "self" for text that the
-    model writes (the default of int4 and mixed) or "none", `calibration_tokens` how many, `keep` {pattern: bits}, `tokenizer` a
-    file, "byte" or "none". They override those of the TOML file `recipe`; None is not given. Where a checkpoint holds several
-    models, or the xLSTM is a part of a larger net, `prefix` names the one to take by what stands before its tensors' names, and
-    `weights` the file of a folder, the key inside a torch file, or FILE:KEY. The bundle's `notes` say in a line each what else
-    there is to know, as that it has no text.
+    unless given (`xlstm_edge_exporters.targets`), `soc` the chips to compile it for ("8gen2,8gen3"), `ahead_of_time` adds the
+    form of the target's own runtime, `chunk` is the most tokens of one call, `quantize` "int8", "int4", "mixed" or "a16w8",
+    `method` "rtn" or "gptq", `calibrate` a text file, "self" for text that the model writes (the default of int4, mixed and
+    a16w8) or "none", `calibration_tokens` how many, `keep` {pattern: bits}, `tokenizer` a file, "byte" or "none". They override
+    those of the TOML file `recipe`; None is not given. Where a checkpoint holds several models, or the xLSTM is a part of a
+    larger net, `prefix` names the one to take by what stands before its tensors' names, and `weights` the file of a folder, the
+    key inside a torch file, or FILE:KEY. The bundle's `notes` say in a line each what else there is to know, as that it has no
+    text.
 
     With `resume` an interrupted export leaves its finished tensors in BUNDLE.resume, and the next call with the same
     options goes on from them.
@@ -114,6 +117,7 @@ def export(
     options = ExportOptions(
         target=target,
         soc=soc,
+        ahead_of_time=ahead_of_time,
         chunk=chunk,
         all_logits=all_logits,
         quantize=quantize,

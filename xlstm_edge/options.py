@@ -107,6 +107,10 @@ Soc = Annotated[
     str | None,
     typer.Option(help=f"Compile it ahead of time (qnn), for {', '.join(CHIPS)}.", metavar="CHIP,CHIP..."),
 ]
+AheadOfTime = Annotated[
+    bool | None,
+    typer.Option("--compile", help="Add the form of the target's own runtime: a Core ML package, OpenVINO's IR."),
+]
 Chunk = Annotated[
     int | None, typer.Option(help="Most tokens of one call.", show_default="64; 1 for accelerators and portable")
 ]

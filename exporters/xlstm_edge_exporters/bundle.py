@@ -58,6 +58,7 @@ def write_bundle(
     text: TextAssets | None = None,
     papers: Mapping[str, bytes] | None = None,
     chips: Sequence[str] = (),
+    ahead_of_time: bool = False,
     force: bool = False,
     progress: Progress = no_progress,
     note: Note = no_note,
@@ -66,7 +67,7 @@ def write_bundle(
 
     `plan` names the tensors to quantize, `quantizer` does it, `recipe` goes into the manifest to say how, `text` is
     the tokenizer with what belongs to it (None: what the checkpoint has beside it), `papers` files to add as they
-    are, `chips` what the target is compiled for ahead of time.
+    are, `chips` what the target is compiled for; `ahead_of_time` adds the form of the target's own runtime.
     """
     refuse_target(Path(out), force)
     out = Path(out).resolve()
@@ -90,7 +91,13 @@ def write_bundle(
             (folder / text.info.file).write_bytes(text.document)
         for name, data in (papers or {}).items():
             (folder / name).write_bytes(data)
-        compiled = options.lowering.compile(folder / GRAPH, chips, progress)
+        compiled = (
+            options.lowering.compile(
+                folder / GRAPH, states_of(checkpoint, options), checkpoint.spec.family, chips, progress
+            )
+            if chips or ahead_of_time
+            else {}
+        )
         progress("hashing", 0, 0)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
         quantization = _quantization(plan or {}, encodings or {}, recipe or {})

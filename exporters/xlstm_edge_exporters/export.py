@@ -74,6 +74,7 @@ def export_checkpoint(
             text=text,
             papers=papers,
             chips=recipe.chips,
+            ahead_of_time=recipe.ahead_of_time,
             force=force,
             progress=progress,
             note=notes.append,

@@ -57,6 +57,7 @@ class Recipe:
 
     target: str = "cpu"
     soc: str | None = None
+    ahead_of_time: bool = False
     chunk: int | None = None
     all_logits: bool = False
     quantize: str | None = None
@@ -97,6 +98,9 @@ class Recipe:
             if chip not in target.chips:
                 known = f"a chip of {', '.join(target.chips)}" if target.chips else "no --soc"
                 raise InputError(f"expected {known} for the target {self.target}, got {shown(chip)}; correct it")
+        if self.ahead_of_time and not target.compiles:
+            able = ", ".join(name for name, other in TARGETS.items() if other.compiles)
+            raise InputError(f"expected --compile for a target of {able}, got {self.target}; leave it out")
         if self.quantize is not None and self.quantize not in target.quantizations:
             known = " or ".join(sorted(target.quantizations))
             advice = f"choose {known}" if known else "leave out --quantize, or export for the target cpu"

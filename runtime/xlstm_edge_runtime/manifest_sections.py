@@ -26,6 +26,7 @@ KINDS = ("byte", "huggingface", "none")
 RECIPE: dict[str, type | tuple[type, ...]] = {
     "target": str,
     "soc": str,
+    "ahead_of_time": bool,
     "chunk": int,
     "all_logits": bool,
     "quantize": str,

@@ -15,13 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.errors import DependencyError
+from xlstm_edge_runtime.state import StateTable
 
-from ..interface import GraphOptions, graph_states
-from ..spec import ModelSpec
-from ..trace import trace
-from ..weights import Weights
 from .coreml_program import build_program
 
 PACKAGE = "model.mlpackage"
@@ -32,20 +31,18 @@ PROGRAM, WEIGHTS = "model.mlmodel", "weights"
 PROGRAM_ID, WEIGHTS_ID = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
 
 
-def write_package(spec: ModelSpec, weights: Weights, folder: Path, *, stateful: bool = True) -> Path:
-    """Write `model.mlpackage.zip` into the folder and nothing else; its path.
+def write_package(graph: Path, table: StateTable, *, family: str, stateful: bool = True) -> Path:
+    """Write `model.mlpackage.zip` beside a graph exported for Core ML, and nothing else; its path.
 
-    `spec` and `weights` are the canonical model's. With `stateful` Core ML keeps the states (iOS 18, macOS 15); without,
-    they are inputs and outputs of every call (iOS 16, macOS 13). Either way they are float16 and start at 0; shapes and
-    names: `coreml_program.build_program`. DependencyError without coremltools, CheckpointError for weights that float16
-    does not hold.
+    `table` is the graph's, `family` what the package is described as. With `stateful` Core ML keeps the states (iOS 18, macOS
+    15); without, they are inputs and outputs of every call (iOS 16, macOS 13). Either way they are float16 and start at 0;
+    shapes and names: `coreml_program.build_program`. DependencyError without coremltools, CheckpointError for weights that
+    float16 does not hold.
     """
     with _quiet():
         ct = _coremltools()
-        options = GraphOptions(target="coreml", chunk=1)
-        graph, table = trace(spec, options).graph, graph_states(spec, options)
-        program = build_program(graph, options.lowering.weights(spec, weights), table, stateful=stateful)
-        with tempfile.TemporaryDirectory(prefix=".coreml-", dir=folder) as work:
+        program = build_program(ir.load(graph).graph, table, stateful=stateful)
+        with tempfile.TemporaryDirectory(prefix=".coreml-", dir=graph.parent) as work:
             package = Path(work) / PACKAGE
             ct.convert(
                 program,
@@ -56,8 +53,8 @@ def write_package(spec: ModelSpec, weights: Weights, folder: Path, *, stateful: 
                 skip_model_load=True,
                 package_dir=str(package),
             )
-            _settle(ct, package, spec)
-            return _zip(package, Path(work) / PACKAGE_ZIP).rename(folder / PACKAGE_ZIP)
+            _settle(ct, package, family)
+            return _zip(package, Path(work) / PACKAGE_ZIP).rename(graph.with_name(PACKAGE_ZIP))
 
 
 def _coremltools() -> Any:
@@ -77,11 +74,11 @@ def _passes(ct: Any) -> Any:
     return passes
 
 
-def _settle(ct: Any, package: Path, spec: ModelSpec) -> None:
+def _settle(ct: Any, package: Path, family: str) -> None:
     """Say what the model is, and take chance out of the bytes: the order of maps, the identifiers of files."""
     file = package / INSIDE / PROGRAM
     document = ct.utils.load_spec(str(file))
-    document.description.metadata.shortDescription = f"{spec.family}, one token a call, every state starts at 0"
+    document.description.metadata.shortDescription = f"{family}, one token a call, every state starts at 0"
     document.description.metadata.userDefined["producer"] = f"xlstm-edge {__version__}, coremltools {ct.__version__}"
     file.write_bytes(document.SerializeToString(deterministic=True))
     (package / "Manifest.json").write_text(_manifest(), encoding="utf-8")

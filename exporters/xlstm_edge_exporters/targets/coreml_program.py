@@ -13,8 +13,6 @@ import onnx_ir as ir
 from xlstm_edge_runtime.errors import CheckpointError
 from xlstm_edge_runtime.state import StateSpec, StateTable
 
-from ..weights import Weights
-
 # What has the same meaning in both, by name.
 ONE_INPUT = {"Erf": "erf", "Exp": "exp", "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh"}
 TWO_INPUTS = {"Add": "add", "Div": "real_div", "Max": "maximum", "Mul": "mul", "Sub": "sub"}
@@ -24,10 +22,10 @@ Attributes = Mapping[str, Any]
 Values = dict[str, Any]
 
 
-def build_program(graph: ir.Graph, weights: Weights, table: StateTable, *, stateful: bool) -> Any:
+def build_program(graph: ir.Graph, table: StateTable, *, stateful: bool) -> Any:
     """A MIL program of one function, for iOS 18 and macOS 15 if `stateful` and for iOS 16 and macOS 13 if not.
 
-    `weights` are the graph's by name. Takes int32 `input_ids` (1, 1) or float32 `inputs_embeds` (1, 1, D), gives float32
+    The graph has its weights. Takes int32 `input_ids` (1, 1) or float32 `inputs_embeds` (1, 1, D), gives float32
     `logits` (1, V) or `last_hidden_state` (1, D). States are float16 (1, *graph_shape) and all start at 0: states of the
     program by `state_name`, or else inputs `past_*` and outputs `present_*`. CheckpointError for weights beyond float16.
     """
@@ -39,7 +37,7 @@ def build_program(graph: ir.Graph, weights: Weights, table: StateTable, *, state
     program = Program()
     with Function(inputs, ct.target.iOS18 if stateful else ct.target.iOS16) as function:
         values = _read(first, function.inputs, table, stateful=stateful)
-        _Translation(weights, values).run(graph)
+        _Translation(values).run(graph)
         output = str(graph.outputs[0].name)
         function.set_outputs([_main_output(values[output], output), *_write(values, function.inputs, table, stateful)])
     program.add_function("main", function)
@@ -119,10 +117,10 @@ def _write(values: Values, inputs: Mapping[str, Any], table: StateTable, statefu
 class _Translation:
     """One MIL operation for each node. Constants stay arrays until an operation takes them."""
 
-    def __init__(self, weights: Weights, values: Values) -> None:
+    def __init__(self, values: Values) -> None:
         from coremltools.converters.mil.mil import Builder  # noqa: PLC0415  # an extra
 
-        self._weights, self._values, self._mil = weights, values, Builder
+        self._values, self._mil = values, Builder
 
     def run(self, graph: ir.Graph) -> None:
         """Add what every node gives to the values."""
@@ -136,8 +134,7 @@ class _Translation:
         name = str(value.name)
         if name in self._values:
             return self._values[name]
-        if value.const_value is None:
-            return _half(name, self._weights[name].load())
+        assert value.const_value is not None
         array = value.const_value.numpy()
         return _half(name, array) if array.dtype == np.float32 else array
 

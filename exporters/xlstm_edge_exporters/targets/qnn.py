@@ -9,6 +9,7 @@ from xlstm_edge_runtime.layout import compiled_name
 from xlstm_edge_runtime.manifest_sections import CompiledGraph
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.providers import choose_provider
+from xlstm_edge_runtime.state import StateTable
 
 from .accelerator import Accelerator
 
@@ -25,7 +26,14 @@ class QNN(Accelerator):
     quantizations = frozenset({"a16w8"})
     chips = CHIPS
 
-    def compile(self, graph: Path, chips: Sequence[str], progress: Progress = no_progress) -> dict[str, CompiledGraph]:
+    def compile(
+        self,
+        graph: Path,
+        table: StateTable,  # noqa: ARG002  # states go in and out as they do of the graph
+        family: str,  # noqa: ARG002  # same
+        chips: Sequence[str],
+        progress: Progress = no_progress,
+    ) -> dict[str, CompiledGraph]:
         """A context binary for each chip, by the compiler in onnxruntime-qnn, which runs on x86-64 as well."""
         made = {}
         for index, chip in enumerate(chips):

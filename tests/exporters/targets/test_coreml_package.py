@@ -20,11 +20,13 @@ import torch
 from torch import Tensor
 
 import xlstm_edge_runtime as xr
+from xlstm_edge_exporters.bundle import write_graph
 from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
 from xlstm_edge_exporters.interface import GraphOptions, graph_states
 from xlstm_edge_exporters.reference import build
 from xlstm_edge_exporters.targets import TARGETS, coreml_program
 from xlstm_edge_exporters.targets.coreml_package import PACKAGE_ZIP, write_package
+from xlstm_edge_exporters.trace import trace
 from xlstm_edge_exporters.weights import loaded
 
 from ...command import ROOT
@@ -51,11 +53,22 @@ def written(checkpoint: Callable[[str], Checkpoint], tmp_path_factory: pytest.Te
     @cache
     def make(name: str, stateful: bool) -> Package:
         folder, found = tmp_path_factory.mktemp("package"), checkpoint(name)
-        path = write_package(found.spec, found.weights, folder, stateful=stateful)
+        path = packaged(found, folder, stateful=stateful)
         assert [path] == [folder / PACKAGE_ZIP] == list(folder.iterdir())
         return Package(path, folder)
 
     return make
+
+
+def packaged(found: Checkpoint, folder: Path, *, stateful: bool = True) -> Path:
+    """A package of a checkpoint, alone in the folder: the graph it is made of was written beside it and is gone."""
+    options = GraphOptions(target="coreml", chunk=1)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        graph = write_graph(trace(found.spec, options), found, Path(place), options=options)
+        table = graph_states(found.spec, options)
+        written = write_package(graph, table, family=found.spec.family, stateful=stateful)
+        assert {path.name for path in Path(place).iterdir()} == {"model.onnx", "model.onnx.data", PACKAGE_ZIP}
+        return written.rename(folder / PACKAGE_ZIP)
 
 
 def inputs_of(found: Checkpoint, count: int = TOKENS) -> Iterator[Tensor]:
@@ -220,7 +233,7 @@ def test_an_slstm_starts_at_zero_whatever_its_first_gates(
     checkpoint: Callable[[str], Checkpoint], tmp_path: Path
 ) -> None:
     found = with_low_input_gates(checkpoint("stack-slstm"))
-    package = Package(write_package(found.spec, found.weights, tmp_path), tmp_path)
+    package = Package(packaged(found, tmp_path), tmp_path)
     for rounded in (True, False):
         assert difference(outputs_of(package, found, rounded=rounded), reference_of(found)) <= 0.02
     state = package.initial()
@@ -236,22 +249,18 @@ def test_a_stabilizer_from_zero_is_right_in_float64_and_wrong_in_float16(
     """Why the program lowers the stabilizer of a cell that has seen no token: without that, c / n is 0 / 0."""
     monkeypatch.setattr(coreml_program, "_started", lambda m, n, initial: m)
     found = with_low_input_gates(checkpoint("stack-slstm"))
-    package = Package(write_package(found.spec, found.weights, tmp_path), tmp_path)
+    package = Package(packaged(found, tmp_path), tmp_path)
     assert difference(outputs_of(package, found, rounded=False), reference_of(found, half=True)) <= 5e-4
     assert outputs_of(package, found, rounded=True)[0].isnan().any()
 
 
 @needs_coremltools
 def test_the_bytes_are_the_same_in_another_process(checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from xlstm_edge_exporters.checkpoints import open_checkpoint as o; "
-        "from xlstm_edge_exporters.targets.coreml_package import write_package as w; c = o(Path(sys.argv[1])); "
-        "w(c.spec, c.weights, Path(sys.argv[2]))"
-    )
+    code = "import sys, xlstm_edge; xlstm_edge.export(sys.argv[1], sys.argv[2], target='coreml', ahead_of_time=True)"
     paths = os.pathsep.join(str(ROOT / part) for part in (".", "exporters", "runtime"))
     hashes = set()
     for seed in ("1", "2"):
-        (folder := tmp_path / seed).mkdir()
+        folder = tmp_path / seed
         environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": seed}
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code, checkpoint_of(BY_NAME["lm-mixed"]), folder],
@@ -295,7 +304,7 @@ def test_nothing_is_left_elsewhere_and_nobody_is_asked(
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setattr(socket, "socket", None)
     found = checkpoint("lm-mixed")
-    write_package(found.spec, found.weights, folder)
+    packaged(found, folder)
     assert [path.name for path in folder.iterdir()] == [PACKAGE_ZIP]
     assert not [*temporary.iterdir(), *home.iterdir()]
 
@@ -305,7 +314,7 @@ def test_weights_beyond_float16_are_refused(checkpoint: Callable[[str], Checkpoi
     found = checkpoint("lm-mixed")
     weights = {**found.weights, "head.weight": found.weights["head.weight"].map(lambda array: array * 0 + 7e4)}
     with pytest.raises(xr.CheckpointError, match=r"^expected .* float16 .*, got .* in head.weight; take"):
-        write_package(found.spec, weights, tmp_path)
+        packaged(replace(found, weights=weights), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -315,5 +324,5 @@ def test_without_the_package_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "coremltools", None)
     found = checkpoint("lm-mixed")
     with pytest.raises(xr.DependencyError, match=r"expected the package coremltools .*xlstm-edge\[coreml\]"):
-        write_package(found.spec, found.weights, tmp_path)
+        packaged(found, tmp_path)
     assert not list(tmp_path.iterdir())
