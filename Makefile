@@ -1,8 +1,15 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Each sets up .venv first, once.
 PYTHON ?= python3
 BIN := .venv/bin
+DEVICES := qnn openvino coreml
+PACKAGES_qnn := onnxruntime-qnn==2.7.0
+PACKAGES_openvino := onnxruntime-ep-openvino==1.8.1
+PACKAGES_coreml := coremltools==9.0 cattrs attrs pyaml tqdm sympy mpmath packaging
+TESTS_qnn := tests/runtime/test_plugins_installed.py tests/runtime/test_ahead_of_time.py
+TESTS_openvino := tests/runtime/test_plugins_installed.py
+TESTS_coreml := tests/exporters/targets/test_coreml_package.py -p no:logging
 
-.PHONY: demo test test-oldest boards test-arm64 fuzz check bench clean
+.PHONY: demo test test-oldest boards test-arm64 devices fuzz check bench clean
 
 demo: .venv/ready            ## export, verify, inspect and stream the shipped checkpoint
 	$(BIN)/xlstm-edge demo
@@ -18,6 +25,16 @@ boards: .venv/ready          ## emulated ARM64 boards, once: Debian on x86-64, a
 
 test-arm64: boards           ## the shipped model on emulated ARM64 boards
 	BOARDS=$(CURDIR)/.boards OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/arm64
+
+devices: $(DEVICES:%=devices-%)   ## other runtimes and simulators, each beside the project in a folder of its own
+
+# Packages alone, without what they ask for: what the tests need of that is in .venv. One that cannot be had is said.
+devices-%: .venv/ready
+	@if $(BIN)/python -m pip install --quiet --no-deps --upgrade --target .devices/$* $(PACKAGES_$*); then \
+	  PYTHONPATH=$(CURDIR)/.devices/$* OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS_$*); \
+	else \
+	  echo "skipped: the tests of $* need $(PACKAGES_$*), which cannot be had on this machine"; \
+	fi
 
 fuzz: .venv/ready            ## a million mutations of everything untrusted that is read; about 40 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.fuzz.run --mutations 1000000
@@ -49,4 +66,4 @@ bench: .venv/ready           ## speed and memory of the shipped checkpoint
 	touch $@
 
 clean:
-	rm -rf .venv .oldest .boards demo-bundle
+	rm -rf .venv .oldest .boards .devices demo-bundle
