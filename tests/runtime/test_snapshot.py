@@ -273,3 +273,50 @@ def test_a_link_stays_a_link(model: xr.Model, saved: Path, tmp_path: Path) -> No
     model.session().save(tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert saved.read_bytes() != (tmp_path / "before").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def accelerated(bundle_of: Callable[[Case, str], Path]) -> xr.Model:
+    return xr.load(bundle_of(BY_NAME["large-plain"], "coreml"), threads=1)
+
+
+def test_stabilizers_less_a_constant_are_stored_with_it(accelerated: xr.Model, tmp_path: Path) -> None:
+    session, path = accelerated.session(), tmp_path / "state"
+    session.prefill([1, 2, 3])
+    session.save(path)
+    stored, seen = load_file(path), session.state
+    for row in accelerated.manifest.state:
+        if row.offset:
+            np.testing.assert_allclose(stored[f"{row.name}.offset"], [row.offset])
+            np.testing.assert_allclose(
+                stored[row.name] + stored[f"{row.name}.offset"][:, None], seen[row.name], rtol=1e-6
+            )
+    again = accelerated.session()
+    again.load(path)
+    assert np.array_equal(session.step(5), again.step(5))
+
+
+def test_an_offset_of_another_bundle_is_added(accelerated: xr.Model, tmp_path: Path) -> None:
+    """A snapshot means the same whatever its writer was short of."""
+    session, path = accelerated.session(), tmp_path / "state"
+    session.prefill([1, 2, 3])
+    session.save(path)
+
+    def moved(tensors: dict[str, Any], _: dict[str, str]) -> None:
+        for name in [name for name in tensors if name.endswith(".offset")]:
+            tensors[name] = tensors[name] - 1.5
+            tensors[name.removesuffix(".offset")] = tensors[name.removesuffix(".offset")] + 1.5
+
+    resave(path, moved)
+    again = accelerated.session()
+    again.load(path)
+    np.testing.assert_allclose(again.step(5), session.step(5), atol=1e-4)
+
+
+@pytest.mark.parametrize("tensor", ["blocks.0.C", "blocks.0.n", "blocks.9.m", "", "blocks.0.m"])
+def test_an_offset_has_its_place_and_shape(tensor: str, accelerated: xr.Model, tmp_path: Path) -> None:
+    session, path = accelerated.session(), tmp_path / "state"
+    session.save(path)
+    resave(path, lambda tensors, _: tensors.__setitem__(f"{tensor}.offset", np.zeros((1, 7), np.float32)))
+    with pytest.raises(xr.StateError):
+        session.load(path)

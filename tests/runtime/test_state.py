@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xlstm_edge_runtime import StateError
-from xlstm_edge_runtime.state import SLSTM_INITIAL_M, StateSpec, StateTable
+from xlstm_edge_runtime.state import SLSTM_INITIAL_M, SMALL_INITIAL_M, StateSpec, StateTable, in_other_form
 
 TABLE = StateTable([
     StateSpec("blocks.0.C", (2, 3, 64)).with_head_splits(4),
@@ -49,3 +49,49 @@ def test_a_state_of_another_model_is_refused(change: str) -> None:
 def test_two_tensors_of_one_name_are_no_table() -> None:
     with pytest.raises(StateError, match="distinct"):
         StateTable([StateSpec("C", (1,)), StateSpec("C", (1,))])
+
+
+def test_a_graph_may_hold_a_stabilizer_less_a_constant_a_head() -> None:
+    row = StateSpec("blocks.0.m", (1, 3), 0.0, 1, (10.0, -8.5, 0.25))
+    seen = np.array([[[11.0, -8.0, 0.0]]], np.float32)
+    np.testing.assert_array_equal(row.to_graph(seen), [[[1.0, 0.5, -0.25]]])
+    np.testing.assert_array_equal(row.from_graph(row.to_graph(seen)), seen)
+
+
+def test_a_start_value_of_float16_is_the_least() -> None:
+    """A stabilizer that has seen nothing is -1e30 elsewhere, which float16 does not hold."""
+    row = StateSpec("blocks.1.m", (2, 1, 2), SMALL_INITIAL_M)
+    held = row.to_graph(np.full((1, 2, 1, 2), SLSTM_INITIAL_M, np.float32))
+    assert (held == SMALL_INITIAL_M).all()
+    wide = StateSpec("blocks.1.m", (2, 1, 2), SLSTM_INITIAL_M)
+    assert (wide.to_graph(held) == SMALL_INITIAL_M).all()
+
+
+BOUNDED = StateTable([StateSpec("blocks.0.C", (2, 3, 4)), StateSpec("blocks.0.n", (2, 3, 1)), *TABLE[1:]])
+
+
+def test_the_two_forms_of_a_table() -> None:
+    other = BOUNDED.other_form()
+    assert [row.name for row in other] == [
+        "blocks.0.C", "blocks.0.n", "blocks.0.m", "blocks.1.y", "blocks.1.m",
+    ]  # fmt: skip
+    assert other[2].shape == (1, 2)
+    assert [(row.name, row.shape) for row in other.other_form()] == [(row.name, row.shape) for row in BOUNDED]
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 3.3e6])
+def test_a_memory_with_a_stabilizer_and_back(size: float) -> None:
+    """What is remembered is C exp(m), and no number of the stabilized one is large."""
+    rng = np.random.default_rng(0)
+    state = {name: rng.standard_normal(array.shape).astype(np.float32) for name, array in BOUNDED.initial().items()}
+    for name in ("blocks.0.C", "blocks.0.n"):
+        state[name] *= np.float32(size)
+    stabilized = in_other_form(state, BOUNDED.other_form())
+    assert stabilized.keys() == {row.name for row in BOUNDED.other_form()}
+    assert np.abs(stabilized["blocks.0.n"]).max() <= 1.0 + 1e-5
+    assert (stabilized["blocks.0.m"] >= 0).all()
+    factor = np.exp(stabilized["blocks.0.m"]).reshape(1, 2, 1, 1)
+    np.testing.assert_allclose(stabilized["blocks.0.C"] * factor, state["blocks.0.C"], rtol=1e-5)
+    back = in_other_form(stabilized, BOUNDED)
+    for name, array in state.items():
+        np.testing.assert_allclose(back[name], array, rtol=1e-5)
