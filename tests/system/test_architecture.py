@@ -22,7 +22,7 @@ PACKAGES = {
     "runtime/xlstm_edge_runtime": {"numpy", "onnxruntime", "tokenizers", "xlstm_edge_runtime"},
     "exporters/xlstm_edge_exporters": {
         "numpy", "torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "yaml", "xlstm_edge_runtime", "xlstm_edge_exporters",
-        "xlstm", "transformers", "tokenizers", "dacite", "huggingface_hub", "coremltools",
+        "xlstm", "transformers", "tokenizers", "dacite", "huggingface_hub", "coremltools", "openvino", "nncf",
     },
     "xlstm_edge": {
         "numpy", "onnxruntime", "typer", "rich", "matplotlib", "xlstm_edge_runtime", "xlstm_edge_exporters", "xlstm_edge",
