@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,16 @@ from .shared import CAN_SHARE, Shared
 torch.set_num_threads(1)
 SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "shakespeare"
 BY_NAME = {case.name: case for case in CASES}
+
+
+# Of few tests, each of which waits for long-lived processes: begun last, one of them would hold up the end of a run.
+FIRST = {"test_boards.py", "test_kill.py", "test_memory.py", "test_hub.py", "test_fuzz.py", "test_privacy.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in the order in which workers are given them: the slow few, then those of most tests."""
+    sizes = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in FIRST, -sizes[item.path]))
 
 
 def sequence_for(case: Case, length: int, seed: int = 3) -> NDArray[np.generic]:
