@@ -30,7 +30,15 @@ BY_NAME = {case.name: case for case in CASES}
 
 
 # Of few tests, each of which waits for long-lived processes: begun last, one of them would hold up the end of a run.
-FIRST = {"test_boards.py", "test_oldest.py", "test_kill.py", "test_memory.py", "test_hub.py", "test_fuzz.py", "test_privacy.py"}
+FIRST = {
+    "test_boards.py",
+    "test_oldest.py",
+    "test_kill.py",
+    "test_memory.py",
+    "test_hub.py",
+    "test_fuzz.py",
+    "test_privacy.py",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
