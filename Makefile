@@ -8,7 +8,7 @@ demo: .venv/ready            ## export, verify, inspect and stream the shipped c
 	$(BIN)/xlstm-edge demo
 
 test: .venv/ready            ## the whole test suite, on two to four cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-oldest: .venv/ready .oldest/ready   ## the runtime on the oldest versions that it claims
 	OLDEST=$(CURDIR)/.oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system/test_oldest.py

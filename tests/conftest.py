@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -29,22 +28,13 @@ SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "shakespeare"
 BY_NAME = {case.name: case for case in CASES}
 
 
-# Of few tests, each of which waits for long-lived processes: begun last, one of them would hold up the end of a run.
-FIRST = {
-    "test_boards.py",
-    "test_oldest.py",
-    "test_kill.py",
-    "test_memory.py",
-    "test_hub.py",
-    "test_fuzz.py",
-    "test_privacy.py",
-}
+# Each test of these waits long for a process of its own: begun last, one of them would hold up the end of a run.
+SLOW = {f"test_{name}.py" for name in ("boards", "oldest", "kill", "memory", "fuzz", "privacy", "hub")}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files in the order in which workers are given them: the slow few, then those of most tests."""
-    sizes = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path.name not in FIRST, -sizes[item.path]))
+    """The slow files first: a worker that has nothing left takes tests from the end of another's share."""
+    items.sort(key=lambda item: item.path.name not in SLOW)
 
 
 def sequence_for(case: Case, length: int, seed: int = 3) -> NDArray[np.generic]:
