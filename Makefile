@@ -15,7 +15,7 @@ demo: .venv/ready            ## export, verify, inspect and stream the shipped c
 	$(BIN)/xlstm-edge demo
 
 test: .venv/ready            ## the whole test suite, on two to four cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-oldest: .venv/ready .oldest/ready   ## the runtime on the oldest versions that it claims
 	OLDEST=$(CURDIR)/.oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system/test_oldest.py
@@ -61,8 +61,8 @@ bench: .venv/ready           ## speed and memory of the shipped checkpoint
 
 # The lower bounds in pyproject.toml, and for static targets the onnxruntime that their manifests ask for.
 .oldest/ready: pyproject.toml Makefile
-	$(PYTHON) -m venv .oldest/cpu && .oldest/cpu/bin/python -m pip install --quiet numpy==1.26.0 onnxruntime==1.26.0 tokenizers==0.21.0
-	$(PYTHON) -m venv .oldest/portable && .oldest/portable/bin/python -m pip install --quiet numpy==1.26.0 onnxruntime==1.17.0
+	$(PYTHON) -m venv .oldest/cpu && .oldest/cpu/bin/python -m pip install --quiet --no-compile numpy==1.26.0 onnxruntime==1.26.0 tokenizers==0.21.0
+	$(PYTHON) -m venv .oldest/portable && .oldest/portable/bin/python -m pip install --quiet --no-compile numpy==1.26.0 onnxruntime==1.17.0
 	touch $@
 
 clean:

@@ -1,10 +1,12 @@
-"""Shared fixtures: checkpoints and bundles of every parity case, each made once a session."""
+"""Shared fixtures: checkpoints and bundles of every parity case, each made once a run."""
 
+import hashlib
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 import xlstm_edge
+from xlstm_edge_exporters import parts
 from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
 from xlstm_edge_exporters.targets import TARGETS
 from xlstm_edge_runtime import Model, load
@@ -19,10 +22,20 @@ from xlstm_edge_runtime import Model, load
 from .command import Command
 from .oracles.cases import CASES, Case, large
 from .oracles.official import make_checkpoint
+from .shared import CAN_SHARE, Shared
 
 torch.set_num_threads(1)
 SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "shakespeare"
 BY_NAME = {case.name: case for case in CASES}
+
+
+# Each test of these waits long for a process of its own: begun last, one of them would hold up the end of a run.
+SLOW = {f"test_{name}.py" for name in ("boards", "oldest", "kill", "memory", "fuzz", "privacy", "hub")}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow files first: a worker that has nothing left takes tests from the end of another's share."""
+    items.sort(key=lambda item: item.path.name not in SLOW)
 
 
 def sequence_for(case: Case, length: int, seed: int = 3) -> NDArray[np.generic]:
@@ -33,17 +46,34 @@ def sequence_for(case: Case, length: int, seed: int = 3) -> NDArray[np.generic]:
     return rng.standard_normal((length, case.config["embedding_dim"])).astype(np.float32)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def traces_are_kept() -> Iterator[None]:
+    """All of a run's, where the exporter keeps a few: a model is traced once for all files of a worker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "_trace", cache(parts._trace.__wrapped__))
+        yield
+
+
 @pytest.fixture(scope="session")
-def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Path]:
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """Folders that all workers of a run share; none of them may be changed."""
+    base = tmp_path_factory.getbasetemp()
+    one_of_several = CAN_SHARE and hasattr(request.config, "workerinput")
+    folders = Shared((base.parent if one_of_several else base) / "shared")
+    yield folders
+    assert not folders.changed(), "a test changed what others read: copy it first"
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(shared: Shared) -> Callable[[Case], Path]:
     """Case -> its checkpoint folder."""
 
-    @cache
-    def make(case_name: str) -> Path:
+    def make(case: Case) -> Path:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the official packages warn about each other
-            return make_checkpoint(BY_NAME[case_name], tmp_path_factory.mktemp(case_name))
+            return shared.folder(case.name, lambda folder: make_checkpoint(BY_NAME[case.name], folder))
 
-    return lambda case: make(case.name)
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -53,19 +83,21 @@ def opened(checkpoint_of: Callable[[Case], Path]) -> Callable[[Case], Checkpoint
 
 
 @pytest.fixture(scope="session")
-def bundle_of(
-    checkpoint_of: Callable[[Case], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Case, str], Path]:
+def export_of(checkpoint_of: Callable[[Case], Path], shared: Shared) -> Callable[..., Path]:
+    """Name of a case, or `shipped`, and options of `export` -> the bundle; a test that changes it copies it."""
+
+    def make(name: str, **options: Any) -> Path:
+        source = SHIPPED if name == "shipped" else checkpoint_of(BY_NAME[name])
+        choice = hashlib.sha256(repr(sorted(options.items())).encode()).hexdigest()[:12]
+        return shared.folder(f"{name}-{choice}", lambda folder: xlstm_edge.export(source, folder, **options))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundle_of(export_of: Callable[..., Path]) -> Callable[[Case, str], Path]:
     """Case and target -> its bundle folder."""
-
-    @cache
-    def make(case_name: str, target: str) -> Path:
-        out = tmp_path_factory.mktemp("bundles") / f"{case_name}-{target}"
-        chunk = None if TARGETS[target].static else 16
-        xlstm_edge.export(checkpoint_of(BY_NAME[case_name]), out, target=target, chunk=chunk)
-        return out
-
-    return lambda case, target: make(case.name, target)
+    return lambda case, target: export_of(case.name, target=target, chunk=1 if TARGETS[target].static else 16)
 
 
 @pytest.fixture(scope="session")
@@ -86,26 +118,30 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.fixture(scope="session")
-def int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def int4_bundle(export_of: Callable[..., Path], shared: Shared) -> Callable[[str], Path]:
     """Name -> a bundle in int4: `shipped`, or `deep` of 24 random blocks, whose outputs rounding alone moves far."""
-    folder = tmp_path_factory.mktemp("int4")
+    options = {"quantize": "int4", "method": "rtn"}
+    case = Case("deep", "xlstm_large", large(64, 24, 4, 300, use_bias=True))
 
     def make(name: str) -> Path:
-        if not (folder / name).exists():
-            case = Case("deep", "xlstm_large", large(64, 24, 4, 300, use_bias=True))
-            source = make_checkpoint(case, folder / "checkpoint") if name == "deep" else SHIPPED
-            xlstm_edge.export(source, folder / name, quantize="int4", method="rtn")
-        return folder / name
+        if name == "shipped":
+            return export_of(name, **options)
+        source = shared.folder(name, lambda folder: make_checkpoint(case, folder))
+        return shared.folder(f"{name}-int4", lambda folder: xlstm_edge.export(source, folder, **options))
 
     return make
 
 
 @pytest.fixture(scope="session")
-def mixed_bundle(checkpoint_of: Callable[[Case], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mixed_bundle(export_of: Callable[..., Path]) -> Path:
     """float32 with the default chunk, mLSTM and sLSTM blocks."""
-    folder = tmp_path_factory.mktemp("float") / "bundle"
-    xlstm_edge.export(checkpoint_of(BY_NAME["lm-mixed"]), folder)
-    return folder
+    return export_of("lm-mixed")
+
+
+@pytest.fixture(scope="session")
+def shipped_bundle(export_of: Callable[..., Path]) -> Path:
+    """The shipped checkpoint in float32."""
+    return export_of("shipped")
 
 
 @pytest.fixture

@@ -91,13 +91,14 @@ def write_bundle(
             (folder / text.info.file).write_bytes(text.document)
         for name, data in (papers or {}).items():
             (folder / name).write_bytes(data)
-        compiled = (
-            options.lowering.compile(
-                folder / GRAPH, states_of(checkpoint, options), checkpoint.spec.family, chips, progress
+        compiled: Mapping[str, CompiledGraph] = {}
+        if chips or ahead_of_time:
+            table, family, quantize = (
+                states_of(checkpoint, options),
+                checkpoint.spec.family,
+                (recipe or {}).get("quantize"),
             )
-            if chips or ahead_of_time
-            else {}
-        )
+            compiled = options.lowering.compile(folder / GRAPH, table, family, quantize, chips, progress)
         progress("hashing", 0, 0)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
         quantization = _quantization(plan or {}, encodings or {}, recipe or {})

@@ -80,7 +80,9 @@ class Recipe:
             raise InputError(f"expected quantize int8, int4, mixed or a16w8, got {shown(self.quantize)}; choose one")
         self._check_calibration()
         if self.quantize == A16W8:
-            self._check_activations()
+            self._check_plain("method", "block_size", "embedding_bits", "head_bits")
+        elif self.quantize is not None and TARGETS[self.target].compiles_integers:
+            self._check_plain("method", "block_size", "embedding_bits", "head_bits", "calibrate", "calibration_tokens")
         elif self.quantize is not None:
             self._check_bits()
 
@@ -93,6 +95,11 @@ class Recipe:
             advice = f"leave it out for {target.default_chunk}"
             raise InputError(
                 f"expected a chunk of 1 to {most} tokens for {self.target}, got {shown(self.chunk)}; {advice}"
+            )
+        if target.compiles_integers and self.quantize is not None and not self.ahead_of_time:
+            raise InputError(
+                f"expected --compile with --quantize for the target {self.target}, got none: its integers are those of its own "
+                "runtime; pass --compile"
             )
         for chip in self.chips:
             if chip not in target.chips:
@@ -108,13 +115,12 @@ class Recipe:
                 f"expected {known or 'float32'} for the target {self.target}, got --quantize {shown(self.quantize)}; {advice}"
             )
 
-    def _check_activations(self) -> None:
-        """InputError for options of block-wise integers."""
-        given = ("method", "block_size", "embedding_bits", "head_bits")
-        if (odd := [name for name in given if getattr(self, name) is not None]) or self.keep:
-            name = (odd or ["keep"])[0]
+    def _check_plain(self, *names: str) -> None:
+        """InputError for options that only block-wise integers have."""
+        if odd := [name for name in (*names, "keep") if getattr(self, name) not in (None, {})]:
+            name = odd[0].replace("_", "-")
             raise InputError(
-                f"expected --quantize a16w8 without --{name.replace('_', '-')}, got both; leave the latter out"
+                f"expected --quantize {self.quantize} for the target {self.target} without --{name}, got both; leave it out"
             )
 
     def _check_bits(self) -> None:

@@ -69,7 +69,8 @@ PROVIDERS = {
             ort_name="QNNExecutionProvider",
             package="onnxruntime-qnn",
             module="onnxruntime_qnn",
-            defaults={"backend_type": "htp"},
+            # Integers at the end of a graph are made floats where everything else runs, not on the CPU.
+            defaults={"backend_type": "htp", "offload_graph_io_quantization": "0"},
             options=_any(
                 "device_id disable_file_mapped_weights dump_json_qnn_graph dump_qnn_ir_dlc dump_qnn_ir_dlc_dir "
                 "enable_block_quant_weight_optimization enable_framework_op_trace enable_htp_graph_splitting "

@@ -1,12 +1,12 @@
 """Arguments that are refused before anything is loaded or measured."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import xlstm_edge
 import xlstm_edge_runtime as xr
 
 from ..command import Command, assert_nothing_written, assert_one_sentence
@@ -17,8 +17,8 @@ CheckpointOf = Callable[[Case], Path]
 
 
 @pytest.fixture
-def tuned(tmp_path: Path, command: Command) -> Path:
-    xlstm_edge.export(SHIPPED, tmp_path / "bundle", quantize="int4", method="rtn")
+def tuned(int4_bundle: Callable[[str], Path], tmp_path: Path, command: Command) -> Path:
+    shutil.copytree(int4_bundle("shipped"), tmp_path / "bundle")
     assert command("tune", tmp_path / "bundle").code == 0
     return tmp_path / "bundle"
 

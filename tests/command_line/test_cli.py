@@ -30,14 +30,6 @@ from ..conftest import BY_NAME, SHIPPED
 from ..oracles.cases import Case
 
 
-@pytest.fixture(scope="session")
-def shipped_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped checkpoint, exported."""
-    out = tmp_path_factory.mktemp("shipped") / "bundle"
-    facade.export(SHIPPED, out)
-    return out
-
-
 def feed(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
@@ -287,18 +279,15 @@ def read_rate() -> float:
 @pytest.mark.parametrize("options", [{}, {"quantize": "int4", "method": "rtn"}], ids=str)
 @pytest.mark.parametrize("name", ["large-wide-vocab", "hf-tied"])
 def test_bytes_of_a_token_are_its_weights_and_twice_its_state(
-    name: str, options: dict[str, str], checkpoint_of: Callable[[Case], Path], tmp_path: Path
+    name: str, options: dict[str, str], checkpoint_of: Callable[[Case], Path], export_of: Callable[..., Path]
 ) -> None:
     """Of an embedding that is not the head too, one row is read."""
-    facade.export(checkpoint_of(BY_NAME[name]), tmp_path / "bundle", chunk=8, **options)
-    model = load(tmp_path / "bundle", threads=1)
-    graph, tied = (
-        onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False).graph,
-        model.manifest.model.tied,
-    )
+    bundle = export_of(name, chunk=8, **options)
+    model = load(bundle, threads=1)
+    graph, tied = onnx.load(bundle / "model.onnx", load_external_data=False).graph, model.manifest.model.tied
     places = {t.name: {entry.key: entry.value for entry in t.external_data} for t in graph.initializer}
     embedding = sum(int(p["length"]) for n, p in places.items() if n.startswith("embedding.weight"))
-    size = (tmp_path / "bundle" / "model.onnx.data").stat().st_size
+    size = (bundle / "model.onnx.data").stat().st_size
     wanted = size if tied else size - embedding * (1 - 1 / model.output_width)
     weights = bytes_per_token(model) - 2 * sum(array.nbytes for array in model.session().state.values())
     assert abs(weights - wanted) <= 0.02 * embedding  # a row of integers is rounded up to whole groups

@@ -184,7 +184,9 @@ def test_commands_run_there(elsewhere: Elsewhere, portable: Path, tmp_path: Path
     bench = command("bench", portable, "--prompt", 2, "--generate", 2, "--repeat", 1, *words, "--json")
     facts = json.loads(bench.out)
     assert facts["provider"] == "qnn"
-    assert facts["provider_options"] == {"backend_type": "htp", "htp_arch": "73"}
+    assert facts["provider_options"] == {
+        "backend_type": "htp", "offload_graph_io_quantization": "0", "htp_arch": "73",
+    }  # fmt: skip
     assert facts["precision"] == "float16"
     assert facts["placement"] == {"QNNExecutionProvider": 1}
     table = command("bench", portable, "--prompt", 2, "--generate", 2, "--repeat", 1, *words).out

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ TOKENS = 120
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("evaluate")
-    for name, quantize in (("float32", None), ("int8", "int8"), ("int4", "int4")):
-        xlstm_edge.export(SHIPPED, folder / name, quantize=quantize, method="rtn" if quantize == "int4" else None)
-    return {name: folder / name for name in ("float32", "int8", "int4")}
+def bundles(export_of: Callable[..., Path]) -> dict[str, Path]:
+    options: dict[str, dict[str, str]] = {
+        "float32": {},
+        "int8": {"quantize": "int8"},
+        "int4": {"quantize": "int4", "method": "rtn"},
+    }
+    return {name: export_of("shipped", **chosen) for name, chosen in options.items()}
 
 
 def test_perplexity_is_the_reference_model_s(bundles: dict[str, Path]) -> None:

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-import xlstm_edge
 from xlstm_edge.positions import measure_positions, range_ends
 
 from ..command import Command, assert_one_sentence
@@ -55,15 +54,8 @@ def test_perplexities_are_those_of_torch() -> None:
         assert part.window_perplexity == pytest.approx(windows, rel=1e-9)
 
 
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shipped") / "bundle"
-    xlstm_edge.export(SHIPPED, folder)
-    return folder
-
-
-def test_the_shipped_model_by_position(shipped: Path, command: Command, tmp_path: Path) -> None:
-    words = ("eval", shipped, "--positions", "--text", TEXT, "--tokens", 600, "--threads", 1)
+def test_the_shipped_model_by_position(shipped_bundle: Path, command: Command, tmp_path: Path) -> None:
+    words = ("eval", shipped_bundle, "--positions", "--text", TEXT, "--tokens", 600, "--threads", 1)
     result: Any = json.loads(command(*words, "--plot", tmp_path / "plot.png", "--json").out)[0]
     assert (result["tokens"], result["window"]) == (600, 256)  # the length of its training
     assert [part["tokens"] for part in result["ranges"]] == [256, 256, 88]
@@ -86,6 +78,6 @@ def test_the_shipped_model_by_position(shipped: Path, command: Command, tmp_path
     ],
     ids=" ".join,
 )  # fmt: skip
-def test_options_that_do_not_go_together(words: tuple[str, ...], shipped: Path, command: Command) -> None:
-    filled = [word.format(bundle=shipped) for word in words]
-    assert_one_sentence(command("eval", shipped, "--text", TEXT, *filled), 2)
+def test_options_that_do_not_go_together(words: tuple[str, ...], shipped_bundle: Path, command: Command) -> None:
+    filled = [word.format(bundle=shipped_bundle) for word in words]
+    assert_one_sentence(command("eval", shipped_bundle, "--text", TEXT, *filled), 2)

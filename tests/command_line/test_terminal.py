@@ -37,10 +37,8 @@ main()
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shipped") / "bundle"
-    facade.export(SHIPPED, out)
-    return out
+def bundle(shipped_bundle: Path) -> Path:
+    return shipped_bundle
 
 
 def shell(line: str, **variables: str) -> subprocess.CompletedProcess[str]:

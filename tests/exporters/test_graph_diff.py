@@ -1,5 +1,6 @@
 """A graph that joins the weights otherwise is seen."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-import xlstm_edge
 from xlstm_edge_exporters.checkpoints import open_checkpoint
 from xlstm_edge_exporters.graph_diff import check_structure
 from xlstm_edge_exporters.interface import GraphOptions
@@ -73,17 +73,21 @@ REWIRED: dict[str, Callable[[onnx.GraphProto], object]] = {
 
 
 @pytest.mark.parametrize("name", REWIRED)
-def test_a_graph_that_joins_the_weights_otherwise(name: str, tmp_path: Path, command: Command) -> None:
-    xlstm_edge.export(SHIPPED, tmp_path / "bundle")
+def test_a_graph_that_joins_the_weights_otherwise(
+    name: str, shipped_bundle: Path, tmp_path: Path, command: Command
+) -> None:
+    shutil.copytree(shipped_bundle, tmp_path / "bundle")
     rewired(REWIRED[name])(tmp_path / "bundle")
     result = command("verify", tmp_path / "bundle", "--against", SHIPPED)
     assert_one_sentence(result, 1)
 
 
-def test_a_tied_matrix_is_one(tmp_path: Path, checkpoint_of: CheckpointOf, command: Command) -> None:
+def test_a_tied_matrix_is_one(
+    tmp_path: Path, checkpoint_of: CheckpointOf, export_of: Callable[..., Path], command: Command
+) -> None:
     """The table that is looked up is right; the one that is multiplied is not."""
     checkpoint = checkpoint_of(BY_NAME["hf-tied"])
-    xlstm_edge.export(checkpoint, tmp_path / "bundle", quantize="int8")
+    shutil.copytree(export_of("hf-tied", quantize="int8"), tmp_path / "bundle")
     assert command("verify", tmp_path / "bundle", "--against", checkpoint).code == 0
 
     def apart(graph: onnx.GraphProto) -> None:
@@ -96,17 +100,23 @@ def test_a_tied_matrix_is_one(tmp_path: Path, checkpoint_of: CheckpointOf, comma
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"quantize": "int4", "method": "rtn"}, {"target": "portable"}, {"target": "qnn"}], ids=str
+    "options",
+    [
+        {"target": "cpu"},
+        {"target": "cpu", "quantize": "int4", "method": "rtn"},
+        {"target": "portable"},
+        {"target": "qnn"},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("case", [BY_NAME[name] for name in ("lm-mixed", "large-wide-heads", "hf-tied")], ids=str)
 def test_every_graph_is_the_one_that_is_traced_again(
-    case: Case, options: dict[str, Any], checkpoint_of: CheckpointOf, tmp_path: Path
+    case: Case, options: dict[str, Any], checkpoint_of: CheckpointOf, export_of: Callable[..., Path]
 ) -> None:
-    checkpoint = open_checkpoint(checkpoint_of(case))
-    target = options.get("target", "cpu")
+    target = options["target"]
     chunk = 1 if TARGETS[target].static else 16
-    xlstm_edge.export(checkpoint_of(case), tmp_path / "bundle", chunk=chunk, **options)
-    graph, schemes = ir.load(tmp_path / "bundle" / "model.onnx"), read_schemes(tmp_path / "bundle" / "model.onnx")
+    checkpoint, path = open_checkpoint(checkpoint_of(case)), export_of(case.name, chunk=chunk, **options) / "model.onnx"
+    graph, schemes = ir.load(path), read_schemes(path)
     traced = trace(checkpoint.spec, GraphOptions(target=target, chunk=chunk))
     if schemes:
         QuantizeGraph(schemes)(traced)

@@ -106,20 +106,20 @@ def run(tmp_path: Path, endpoint: str, *words: object, **environment: str) -> su
 
 
 def test_a_repository_becomes_the_bundle_of_its_folder(
-    endpoint: tuple[str, list[str]], checkpoint_of: CheckpointOf, tmp_path: Path
+    endpoint: tuple[str, list[str]], export_of: Callable[..., Path], tmp_path: Path
 ) -> None:
     url, asked = endpoint
-    local = checkpoint_of(BY_NAME["hf-one-head"])
     done = run(tmp_path, url, "plan", f"hf:{REPOSITORY}", "--device", "pi5", "--json")
     assert done.returncode == 0, done.stderr
     assert {name for name in asked if not name.startswith("config")} == set()  # the weights are not needed for that
     out = tmp_path / "out"
     out.mkdir()
-    for name, source in (("hub", f"hf:{REPOSITORY}"), ("revision", f"hf:{REPOSITORY}@{COMMIT}"), ("local", local)):
+    for name, source in (("hub", f"hf:{REPOSITORY}"), ("revision", f"hf:{REPOSITORY}@{COMMIT}")):
         done = run(tmp_path, url, "export", source, "-o", out / name)
         assert done.returncode == 0, done.stderr
     assert set(asked) & {"training.py", "x/model.safetensors"} == set()
-    manifests = [json.loads((out / name / "manifest.json").read_text()) for name in ("hub", "revision", "local")]
+    bundles = (out / "hub", out / "revision", export_of("hf-one-head"))
+    manifests = [json.loads((bundle / "manifest.json").read_text()) for bundle in bundles]
     own: list[dict[str, Any]] = [{**m["files"]} for m in manifests]
     assert own[0].pop("LICENSE")["bytes"] == len(b"a licence")
     assert (out / "hub" / "MODEL_CARD.md").read_bytes() == b"a model card"

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import xlstm_edge
 from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
 from xlstm_edge_exporters.interface import GraphOptions, graph_states, input_name, output_name
 from xlstm_edge_exporters.model import Model
@@ -103,11 +102,11 @@ def test_a_batch_is_its_rows(name: str, bundle_of: BundleOf) -> None:
 
 
 @pytest.mark.parametrize("name", ["lm-one-head", "large-wide-vocab", "stack-mixed", "lm-bare"])
-def test_all_logits(name: str, checkpoint_of: Callable[[Case], Path], bundle_of: BundleOf, tmp_path: Path) -> None:
+def test_all_logits(name: str, export_of: Callable[..., Path], bundle_of: BundleOf) -> None:
     case, sequence = BY_NAME[name], sequence_for(BY_NAME[name], 12)
-    bundle = xlstm_edge.export(checkpoint_of(case), tmp_path / "all", chunk=16, all_logits=True)
-    manifest = bundle.manifest
-    session = ort.InferenceSession(tmp_path / "all" / "model.onnx")
+    bundle = export_of(name, chunk=16, all_logits=True)
+    manifest = read_manifest(bundle)
+    session = ort.InferenceSession(bundle / "model.onnx")
     feeds = {manifest.graph.input: sequence[None]}
     feeds |= {
         row.input_name: array for row, array in zip(manifest.state, manifest.state.initial().values(), strict=True)
@@ -117,7 +116,7 @@ def test_all_logits(name: str, checkpoint_of: Callable[[Case], Path], bundle_of:
     for token, got in zip(sequence, every, strict=True):
         expected = one.step(token)
         np.testing.assert_allclose(got, expected, atol=1e-4 * np.ptp(expected))
-    np.testing.assert_allclose(load(tmp_path / "all").session().prefill(sequence), every[-1], atol=1e-5)
+    np.testing.assert_allclose(load(bundle).session().prefill(sequence), every[-1], atol=1e-5)
 
 
 def test_onnxruntime_alone_can_run_a_bundle_described_by_its_manifest(bundle_of: BundleOf) -> None:

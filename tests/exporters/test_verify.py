@@ -102,9 +102,8 @@ def test_changed_weights_with_vectors_of_their_own(
      {"quantize": "int4", "method": "rtn", "keep": {"blocks.*": 2}}],
     ids=str,
 )  # fmt: skip
-def test_healthy_exports_hold_against_their_checkpoint(options: dict[str, Any], tmp_path: Path) -> None:
-    xlstm_edge.export(SHIPPED, tmp_path / "bundle", **options)
-    names = [check.name for check in xlstm_edge.verify(tmp_path / "bundle", against=SHIPPED)]
+def test_healthy_exports_hold_against_their_checkpoint(options: dict[str, Any], export_of: Callable[..., Path]) -> None:
+    names = [check.name for check in xlstm_edge.verify(export_of("shipped", **options), against=SHIPPED)]
     assert {"tensors", "reference, step", "reference, chunk", "reference, weights"} <= set(names)
 
 

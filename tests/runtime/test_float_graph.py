@@ -12,7 +12,6 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-import xlstm_edge
 import xlstm_edge_runtime as xr
 from xlstm_edge.roofline import bytes_per_token
 from xlstm_edge_runtime import float_graph, hardware, tune
@@ -25,7 +24,6 @@ from xlstm_edge_runtime.verify import float_pass
 
 from ..arm64.boards import BOARDS
 from ..command import Command, assert_one_sentence
-from ..conftest import BY_NAME
 from ..oracles.cases import Case
 
 CheckpointOf = Callable[[Case], Path]
@@ -41,11 +39,10 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.fixture
-def exported(checkpoint_of: CheckpointOf, tmp_path: Path) -> Callable[[str], Path]:
+def exported(export_of: Callable[..., Path], tmp_path: Path) -> Callable[[str], Path]:
     def make(form: str) -> Path:
         case, options = FORMS[form]
-        xlstm_edge.export(checkpoint_of(BY_NAME[case]), tmp_path / "bundle", **options)
-        return tmp_path / "bundle"
+        return Path(shutil.copytree(export_of(case, **options), tmp_path / "bundle"))
 
     return make
 

@@ -153,7 +153,7 @@ def test_the_device_fits_the_options(
             plugins.attach(choice, asked)
         return
     assert plugins.attach(choice, asked) is None
-    assert asked.added == [([taken], {"backend_type": "htp", **options})]
+    assert asked.added == [([taken], {"backend_type": "htp", "offload_graph_io_quantization": "0", **options})]
 
 
 def test_a_provider_that_is_built_in_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

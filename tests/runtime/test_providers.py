@@ -26,6 +26,7 @@ def test_given_options_go_over_the_defaults_as_text() -> None:
     choice = choose_provider("qnn", {"htp_arch": 73, "enable_htp_fp16_precision": True, "soc_model": "43"}, True)
     assert choice.options == {
         "backend_type": "htp",
+        "offload_graph_io_quantization": "0",
         "htp_arch": "73",
         "enable_htp_fp16_precision": "1",
         "soc_model": "43",

@@ -11,15 +11,12 @@ import numpy as np
 import onnx
 import pytest
 
-import xlstm_edge
 import xlstm_edge_runtime as xr
 from xlstm_edge_runtime import prepack, rates, tune, tuning
 from xlstm_edge_runtime.manifest import file_entry
 
 from ..changed_bundles import change_graph
 from ..command import Command, assert_one_sentence
-from ..conftest import BY_NAME
-from ..oracles.cases import Case
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,15 +27,12 @@ def no_float_weights() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=[None, "int4"])
-def bundle(request: pytest.FixtureRequest, checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> Path:
-    xlstm_edge.export(
-        checkpoint_of(BY_NAME["large-plain"]),
-        tmp_path / "bundle",
-        quantize=request.param,
-        method=request.param and "rtn",
-    )
-    return tmp_path / "bundle"
+INT4 = {"quantize": "int4", "method": "rtn"}
+
+
+@pytest.fixture(params=[{}, INT4], ids=["float32", "int4"])
+def bundle(request: pytest.FixtureRequest, export_of: Callable[..., Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(export_of("large-plain", **request.param), tmp_path / "bundle"))
 
 
 def test_a_tuned_bundle_computes_the_same(bundle: Path, command: Command) -> None:
@@ -56,9 +50,8 @@ def test_a_tuned_bundle_computes_the_same(bundle: Path, command: Command) -> Non
 
 
 @pytest.fixture(scope="module")
-def tuned_once(checkpoint_of: Callable[[Case], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tuned") / "bundle"
-    xlstm_edge.export(checkpoint_of(BY_NAME["large-plain"]), folder, quantize="int4", method="rtn")
+def tuned_once(export_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(shutil.copytree(export_of("large-plain", **INT4), tmp_path_factory.mktemp("tuned") / "bundle"))
     tune.tune_bundle(folder)
     return folder
 
@@ -207,7 +200,7 @@ def test_a_tuned_graph_that_computes_a_little_else_fails_verification(
     assert "the tuned graph to compute" in result.err
 
 
-@pytest.mark.parametrize("bundle", ["int4"], indirect=True)
+@pytest.mark.parametrize("bundle", [INT4], ids=["int4"], indirect=True)
 def test_a_tuned_graph_that_computes_something_else_is_not_kept(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +216,7 @@ def test_a_tuned_graph_that_computes_something_else_is_not_kept(
     np.testing.assert_allclose(model.session().prefill(range(70)), expected, atol=2e-3 * np.ptp(expected))
 
 
-@pytest.mark.parametrize("bundle", ["int4"], indirect=True)
+@pytest.mark.parametrize("bundle", [INT4], ids=["int4"], indirect=True)
 def test_a_full_disk_is_one_sentence(bundle: Path, command: Command) -> None:
     resource = pytest.importorskip("resource", reason="POSIX only")
     before, limits = sorted(bundle.iterdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -281,7 +274,7 @@ def test_a_graph_of_another_interface_is_one_sentence(bundle: Path, command: Com
     assert sorted(path.name for path in bundle.iterdir()) == before
 
 
-@pytest.mark.parametrize("bundle", ["int4"], indirect=True)
+@pytest.mark.parametrize("bundle", [INT4], ids=["int4"], indirect=True)
 def test_a_graph_that_does_not_load_is_told_from_a_full_disk(bundle: Path, command: Command) -> None:
     def spoil(model: onnx.ModelProto) -> None:
         node = next(node for node in model.graph.node if node.op_type == "MatMulNBits")

@@ -1,23 +1,23 @@
 """A tuning that is damaged is seen, and not used."""
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import xlstm_edge
 import xlstm_edge_runtime as xr
 from xlstm_edge_runtime.manifest import file_entry
 
 from ..command import Command, assert_one_sentence
-from ..conftest import SHIPPED
 
 
 @pytest.fixture
-def tuned(tmp_path: Path, command: Command) -> Path:
-    xlstm_edge.export(SHIPPED, tmp_path / "bundle", quantize="int4", method="rtn")
+def tuned(int4_bundle: Callable[[str], Path], tmp_path: Path, command: Command) -> Path:
+    shutil.copytree(int4_bundle("shipped"), tmp_path / "bundle")
     assert command("tune", tmp_path / "bundle").code == 0
     return tmp_path / "bundle"
 

@@ -241,8 +241,7 @@ def run_without(blocked: set[str], code: str, *words: object) -> subprocess.Comp
     )
 
 
-def test_the_runtime_runs_the_shipped_model_on_numpy_and_onnxruntime_alone(tmp_path: Path) -> None:
-    xlstm_edge.export(SHIPPED, tmp_path / "bundle")
+def test_the_runtime_runs_the_shipped_model_on_numpy_and_onnxruntime_alone(shipped_bundle: Path) -> None:
     code = """
 import xlstm_edge_runtime as xr
 session = xr.load(sys.argv[1]).session()
@@ -251,10 +250,10 @@ from xlstm_edge_runtime.verify import verify_bundle
 checks = [check.name for check in verify_bundle(sys.argv[1])]
 print(len(ids), len(checks))
 """
-    result = run_without(HEAVY | {"tokenizers"}, code, tmp_path / "bundle")
+    result = run_without(HEAVY | {"tokenizers"}, code, shipped_bundle)
     assert result.stdout.split() == ["5", "5"], result.stderr
     text = "import xlstm_edge_runtime as xr\nnext(xr.load(sys.argv[1]).stream('To be'))"
-    result = run_without({"tokenizers"}, text, tmp_path / "bundle")
+    result = run_without({"tokenizers"}, text, shipped_bundle)
     assert "DependencyError" in result.stderr
     assert "xlstm-edge[text]" in result.stderr
 
@@ -274,8 +273,7 @@ def test_a_missing_extra_is_named(missing: str, extra: str) -> None:
 
 
 @pytest.mark.parametrize("example", ["stream_text.py", "branch_a_session.py", "stream_sensor.py"])
-def test_examples_run(example: str, tmp_path: Path) -> None:
-    xlstm_edge.export(SHIPPED, tmp_path / "bundle")
+def test_examples_run(example: str, shipped_bundle: Path, tmp_path: Path) -> None:
     words = {
         "stream_text.py": ["ROMEO."],
         "branch_a_session.py": [tmp_path / "hamlet.safetensors"],
@@ -283,7 +281,7 @@ def test_examples_run(example: str, tmp_path: Path) -> None:
     }[example]
     paths = os.pathsep.join(str(ROOT / part) for part in (".", "exporters", "runtime"))
     result = subprocess.run(
-        [sys.executable, ROOT / "examples" / example, tmp_path / "bundle", *words],
+        [sys.executable, ROOT / "examples" / example, shipped_bundle, *words],
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -301,14 +299,13 @@ def test_examples_say_how_they_are_called(example: str) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_the_branch_example_gives_true_scores(tmp_path: Path) -> None:
-    xlstm_edge.export(SHIPPED, tmp_path / "bundle")
+def test_the_branch_example_gives_true_scores(shipped_bundle: Path, tmp_path: Path) -> None:
     paths = os.pathsep.join(str(ROOT / part) for part in (".", "exporters", "runtime"))
     result = subprocess.run(
-        [sys.executable, ROOT / "examples" / "branch_a_session.py", tmp_path / "bundle"],
+        [sys.executable, ROOT / "examples" / "branch_a_session.py", shipped_bundle],
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, cwd=tmp_path, check=True,
     )  # fmt: skip
-    model = xlstm_edge.load(tmp_path / "bundle")
+    model = xlstm_edge.load(shipped_bundle)
     prompt = model.encode("HAMLET.\nTo be, or not to be: that is the")
     for line in result.stdout.splitlines():
         option, score = re.fullmatch(r"'(.*)': log p (-[\d.]+),.*", line).groups()  # type: ignore[union-attr]  # matched or it fails

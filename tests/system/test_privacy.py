@@ -10,7 +10,6 @@ import onnxruntime
 import pytest
 
 from ..command import PATHS
-from ..conftest import SHIPPED
 
 # A seccomp filter ends the process at its first socket; the kernel's numbers of that call are fixed.
 CODE = """
@@ -45,19 +44,16 @@ def start(home: Path, bundle: Path, module: str, **variables: str) -> subprocess
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's")
-def test_loading_opens_no_socket_and_writes_no_file(tmp_path: Path) -> None:
+def test_loading_opens_no_socket_and_writes_no_file(shipped_bundle: Path, tmp_path: Path) -> None:
     """Beside it, the same with telemetry allowed, which shows that this would be seen."""
-    import xlstm_edge
-
-    xlstm_edge.export(SHIPPED, tmp_path / "bundle")
-    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "bundle").iterdir())
+    before = sorted(path.stat().st_mtime_ns for path in shipped_bundle.iterdir())
     modules = ("xlstm_edge_runtime", "xlstm_edge", "xlstm_edge.bench")
-    private = {name: start(tmp_path / name, tmp_path / "bundle", name) for name in modules}
-    allowed = start(tmp_path / "allowed", tmp_path / "bundle", "xlstm_edge_runtime", ORT_DISABLE_TELEMETRY="0")
+    private = {name: start(tmp_path / name, shipped_bundle, name) for name in modules}
+    allowed = start(tmp_path / "allowed", shipped_bundle, "xlstm_edge_runtime", ORT_DISABLE_TELEMETRY="0")
     for name, process in private.items():
         assert process.communicate(timeout=120)[0].strip() == "done", name
         assert [path for path in (tmp_path / name).rglob("*") if path.is_file()] == []
-    assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "bundle").iterdir()) == before
+    assert sorted(path.stat().st_mtime_ns for path in shipped_bundle.iterdir()) == before
     allowed.communicate(timeout=120)
     wrote = [path for path in (tmp_path / "allowed").rglob("*") if path.is_file()]
     seen = allowed.returncode == -signal.SIGSYS and bool(wrote)

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,11 +14,9 @@ from pathlib import Path
 import pytest
 import typer
 
-import xlstm_edge
 from xlstm_edge.cli import app
 
 from ..command import ROOT, Command
-from ..conftest import SHIPPED
 from ..readmes import INLINE, Block, blocks, commands, documents, links, mentioned, prints
 
 DOCUMENTS = {str(path.relative_to(ROOT)): path for path in documents()}
@@ -29,15 +28,8 @@ PAGES = [name for name, path in DOCUMENTS.items() if any(block.language in RUNNA
 MOST_LINES = {"README.md": 120, "tests/README.md": 80}
 
 
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shipped") / "bundle"
-    xlstm_edge.export(SHIPPED, folder)
-    return folder
-
-
 @pytest.fixture
-def reader(tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where somebody who follows a page stands: a clone's examples, and the bundle that the front page made."""
     for name in ("examples", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -74,12 +66,12 @@ def run_python(code: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_does_what_it_says(page: str, reader: Path, shipped: Path, command: Command) -> None:
+def test_a_page_does_what_it_says(page: str, reader: Path, shipped_bundle: Path, command: Command) -> None:
     """Its blocks in order, in one folder, as somebody who reads from top to bottom."""
     parts = blocks(DOCUMENTS[page])
     makes = any("-o bundle" in block.text for block in parts if block.language == "console")
     if not makes:
-        (reader / "bundle").symlink_to(shipped)
+        shutil.copytree(shipped_bundle, reader / "bundle")
     for block, following in zip(parts, [*parts[1:], Block("", "", 0)], strict=True):
         where = f"{page}:{block.line}"
         if block.language == "console":

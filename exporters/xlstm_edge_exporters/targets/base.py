@@ -28,8 +28,9 @@ class Target:
     `summary` is for the help, `use` is said at the end of an export. `static` graphs take one token of one sequence, others
     any batch and up to `chunk` tokens, `default_chunk` unless asked. `opset` is the finished graph's, `traced_opset` the one
     that torch writes. `onnxruntime` is the oldest that runs it and `provider` the runtime's name of what runs it.
-    `chips` are names that it can be compiled for, `compiles` says whether it has another form of its own, `quantizations` are
-    the values of --quantize that make sense. `half` says that it computes in float16.
+    `chips` are names that it can be compiled for, `compiles` says whether it has another form of its own, and
+    `compiles_integers` whether only that one has integers; `quantizations` are the values of --quantize that make sense.
+    `half` says that it computes in float16.
     """
 
     name: ClassVar[str]
@@ -45,6 +46,7 @@ class Target:
     quantizations: ClassVar[frozenset[str]] = QUANTIZATIONS
     chips: ClassVar[Collection[str]] = ()
     compiles: ClassVar[bool] = False
+    compiles_integers: ClassVar[bool] = False
     half: ClassVar[bool] = False
 
     def spec(self, spec: ModelSpec) -> ModelSpec:
@@ -82,12 +84,14 @@ class Target:
         graph: Path,  # noqa: ARG002  # for targets that are compiled ahead of time
         table: StateTable,  # noqa: ARG002  # same
         family: str,  # noqa: ARG002  # same
+        quantize: str | None,  # noqa: ARG002  # same
         chips: Sequence[str],  # noqa: ARG002  # same
         progress: Progress = no_progress,  # noqa: ARG002  # same
     ) -> dict[str, CompiledGraph]:
         """Write forms of a graph made ahead of time beside it, for `chips` or, without any, for the target's own runtime.
 
-        Their entries for the manifest, by what each is for. Called where that was asked for, see `compiles`.
+        `quantize` is what was asked for where `compiles_integers`. Their entries for the manifest, by what each is for. Called
+        where that was asked for.
         """
         return {}
 

@@ -24,6 +24,7 @@ class CoreML(Accelerator):
         graph: Path,
         table: StateTable,
         family: str,
+        quantize: str | None,  # noqa: ARG002  # float16
         chips: Sequence[str],  # noqa: ARG002  # Apple compiles for a chip on the device
         progress: Progress = no_progress,
     ) -> dict[str, CompiledGraph]:

@@ -31,6 +31,7 @@ class QNN(Accelerator):
         graph: Path,
         table: StateTable,  # noqa: ARG002  # states go in and out as they do of the graph
         family: str,  # noqa: ARG002  # same
+        quantize: str | None,  # noqa: ARG002  # the graph has its integers already
         chips: Sequence[str],
         progress: Progress = no_progress,
     ) -> dict[str, CompiledGraph]:

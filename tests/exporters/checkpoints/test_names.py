@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,9 @@ def test_every_command_takes_the_same_choice(checkpoint_of: CheckpointOf, tmp_pa
     ["lm-mixed", "lm-hf-tied", "large-plain", "large-fused", "hf-plain", "hf-tied", "hf-odd-widths", "hf-old-names"],
 )
 def test_bench_compares_or_says_why_not(
-    name: str, checkpoint_of: CheckpointOf, tmp_path: Path, command: Command
+    name: str, checkpoint_of: CheckpointOf, export_of: Callable[..., Path], command: Command
 ) -> None:
-    source, bundle = checkpoint_of(BY_NAME[name]), tmp_path / "bundle"
-    xlstm_edge.export(source, bundle)
+    source, bundle = checkpoint_of(BY_NAME[name]), export_of(name)
     result = command("bench", bundle, "--compare", source, "--prompt", 2, "--generate", 2, "--repeat", 1)
     if name == "hf-odd-widths":  # its cache rounds widths up to multiples of 64
         assert_one_sentence(result, 2)

@@ -15,6 +15,7 @@ from xlstm_edge_exporters.ops.rounded import Rounded, by_block
 from xlstm_edge_exporters.quantize.read import read_weights
 from xlstm_edge_exporters.reference import Variant, run_variants
 from xlstm_edge_runtime import load
+from xlstm_edge_runtime.manifest import read_manifest
 
 from ...conftest import BY_NAME, sequence_for
 from ...oracles.cases import Case
@@ -50,16 +51,15 @@ QUANTIZED = [
 
 @pytest.mark.parametrize(("name", "options"), QUANTIZED, ids=str)
 def test_a_quantized_bundle_computes_with_the_weights_it_holds(
-    name: str, options: dict[str, Any], checkpoint_of: CheckpointOf, tmp_path: Path
+    name: str, options: dict[str, Any], checkpoint_of: CheckpointOf, export_of: Callable[..., Path]
 ) -> None:
-    case, bundle = BY_NAME[name], tmp_path / "bundle"
-    exported = xlstm_edge.export(checkpoint_of(case), bundle, chunk=16, **options)
+    case, bundle = BY_NAME[name], export_of(name, chunk=16, **options)
     checks = {check.name for check in xlstm_edge.verify(bundle, against=checkpoint_of(case), threads=1)}
     assert {"weights", "tensors", "reference, step", "reference, chunk", "reference, weights"} <= checks
     checkpoint, stored = open_checkpoint(checkpoint_of(case)), read_weights(bundle / "model.onnx")
     assert {n: w.shape for n, w in stored.items()} == {n: w.shape for n, w in checkpoint.weights.items()}
     sequence = sequence_for(case, 40)
-    tensors = exported.manifest.quantization.tensors
+    tensors = read_manifest(bundle).quantization.tensors
     groups = {tensor: entry.block_size for tensor, entry in tensors.items()}
     way = {"rounded": Variant(ops=partial(Rounded, by_block))}
     expected = run_variants(checkpoint.spec, stored, sequence, way, marks=groups)["rounded"]
@@ -74,9 +74,9 @@ def test_a_quantized_bundle_computes_with_the_weights_it_holds(
         assert relative < {8: 0.01, 4: 0.14, 2: 0.6}[scheme.bits]
 
 
-def test_all_matrix_products_of_large_weights_are_quantized(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
-    xlstm_edge.export(checkpoint_of(BY_NAME["large-three-heads"]), tmp_path / "bundle", quantize="int4", method="rtn")
-    graph = onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False).graph
+def test_all_matrix_products_of_large_weights_are_quantized(export_of: Callable[..., Path]) -> None:
+    bundle = export_of("large-three-heads", quantize="int4", method="rtn")
+    graph = onnx.load(bundle / "model.onnx", load_external_data=False).graph
     nodes = [node for node in graph.node if node.op_type == "MatMulNBits"]
     assert len(nodes) == 2 * 4 + 1
     assert {a.i for node in nodes for a in node.attribute if a.name == "accuracy_level"} == {4}
@@ -86,9 +86,9 @@ def test_all_matrix_products_of_large_weights_are_quantized(checkpoint_of: Check
     assert all("gates" in name or name.startswith("constant.") for name in left)  # constants repeat numbers per head
 
 
-def test_tied_integers_are_stored_once(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
-    xlstm_edge.export(checkpoint_of(BY_NAME["lm-hf-tied"]), tmp_path / "bundle", quantize="int4", method="rtn")
-    graph = onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False).graph
+def test_tied_integers_are_stored_once(export_of: Callable[..., Path]) -> None:
+    bundle = export_of("lm-hf-tied", quantize="int4", method="rtn")
+    graph = onnx.load(bundle / "model.onnx", load_external_data=False).graph
     places = {
         i.name: {e.key: e.value for e in i.external_data}
         for i in graph.initializer
