@@ -91,7 +91,9 @@ def row(name: str, where: Path, reference: xr.Model, ids: list[int], arguments: 
     manifest = read_manifest(where)
     size = f"{sum(entry.bytes for entry in manifest.files.values()) / 1e6:.2f}"
     half = "-"
-    if target in ("coreml", "qnn"):
+    if name == "qnn":
+        half = "as coreml"
+    elif target in ("coreml", "qnn"):
         report = measure_float16(
             where / "model.onnx", manifest.state, manifest.model.parameters, tokens=arguments.tokens
         )
