@@ -26,8 +26,8 @@ from xlstm_edge_runtime.layout import GRAPH
 from xlstm_edge_runtime.state import StateSpec, StateTable
 
 IR = f"{Path(GRAPH).stem}.openvino.xml"
-# Weights of a column that share a scale. Where it does not divide a column 32 may, else the matrix has 8 bits. Of 32, 64, 128
-# and whole columns, 64 is where the KL divergence of two trained models stops falling for its bytes.
+# Weights of a column that share a scale: fewer round better and cost bytes and time. Where it does not divide a column 32
+# may, else the matrix has 8 bits.
 GROUP_SIZE = 64
 COMPUTING = {"MatMul", "Gather", "Convolution", "GroupConvolution"}  # what the compressor compresses the weights of
 Bits = Literal["int8", "int4"]
