@@ -1,6 +1,7 @@
 """The verbs behind the command line, for programs. Exporter modules are imported inside, because they load torch."""
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,9 +186,22 @@ def check_export(
     place = check_path(bundle, "a folder for the bundle")
     chosen = read_recipe(None if recipe is None else check_path(recipe, "a TOML file"), options.given())
     refuse_target(place, force)
+    target = TARGETS[chosen.target]
     if chosen.chips:
-        require(choose_provider(TARGETS[chosen.target].provider).provider)
+        require(choose_provider(target.provider).provider)
+    if chosen.ahead_of_time:
+        _require_packages(target.packages if chosen.quantize is None else target.packages + target.integer_packages)
     return chosen
+
+
+def _require_packages(names: Sequence[str]) -> None:
+    """DependencyError for one that cannot be imported; before work that would need it at its end."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise DependencyError(
+                f"expected the package {name} for --compile, got none; pip install 'xlstm-edge[coreml]' or, for OpenVINO, "
+                "'xlstm-edge[openvino-ir]'"
+            )
 
 
 def verify(

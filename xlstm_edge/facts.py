@@ -37,6 +37,7 @@ def describe_bundle(manifest: Manifest) -> Facts:
         "source_sha256": manifest.source,
         "state_bytes": manifest.state.nbytes,
         "state": [{"name": row.name, "shape": list(row.shape), "initial": row.initial} for row in manifest.state],
+        "compiled": {name: asdict(entry) for name, entry in sorted(manifest.compiled.items())},
         "files": {name: {"bytes": e.bytes, "sha256": e.sha256} for name, e in sorted(manifest.files.items())},
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
     }

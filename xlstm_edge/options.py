@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from xlstm_edge_runtime.chips import CHIPS
-from xlstm_edge_runtime.errors import InputError
+from xlstm_edge_runtime.errors import InputError, shown
 from xlstm_edge_runtime.providers import PROVIDERS
 
 from .terminal import err
@@ -131,7 +131,7 @@ Calibrate = Annotated[
         help="What gptq and mixed learn from: a text like the model's own (a .npy of vectors for a stack), **self** for text "
         "that the model writes, or **none**.",
         metavar="FILE|self|none",
-        show_default="self for int4 and mixed",
+        show_default="self for int4, mixed and a16w8",
     ),
 ]
 CalibrationTokens = Annotated[
@@ -210,7 +210,8 @@ def target_of(target: str | None, flavour: str | None) -> str | None:
     if flavour is None:
         return target
     if flavour not in FLAVOURS or target is not None:
-        raise InputError(f"expected --target alone, got --flavour {flavour!r}; pass --target cpu or --target portable")
+        got = f"--flavour {shown(flavour)}" + ("" if target is None else " with --target")
+        raise InputError(f"expected --target, got {got}; pass --target cpu or --target portable")
     return FLAVOURS[flavour]
 
 

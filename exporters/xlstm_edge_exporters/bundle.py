@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 
 from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.errors import CheckpointError
@@ -35,7 +36,7 @@ from .quantize.plan import Plan
 from .quantize.read import read_weights
 from .quantize.rewrite import QuantizeGraph
 from .quantize.sources import Load, Quantizer, quantized_sources, round_to_nearest
-from .reference import Variant, iterate_names
+from .reference import Variant, iterate_names, run_variants
 from .relative_gates import OFFSET
 from .spec import MLSTM, SLSTM, ModelSpec, UpMLSTM
 from .text_assets import Note, TextAssets, no_note, read_text_assets
@@ -79,9 +80,7 @@ def write_bundle(
         write_graph(
             model, checkpoint, folder, progress, options=options, plan=plan, quantizer=quantizer, encodings=encodings
         )
-        for line in options.lowering.check(
-            folder / GRAPH, states_of(checkpoint, options), count_parameters(checkpoint.spec), progress
-        ):
+        for line in _checked(folder / GRAPH, checkpoint, options, bool(encodings), progress):
             note(line)
         stored = options.lowering.canonical_weights(checkpoint.spec, read_weights(folder / GRAPH))
         marks, rounded = rounding_of(plan or {}, encodings or {})
@@ -173,6 +172,22 @@ def describe(
         quantization=quantization,
         compiled=compiled or {},
     )
+
+
+def _checked(
+    graph: Path, checkpoint: Checkpoint, options: GraphOptions, integers: bool, progress: Progress
+) -> list[str]:
+    """What the target has to say of the graph, beside the checkpoint in float32; of integers, beside the weights they are."""
+    weights = checkpoint.weights
+    if integers:
+        weights = options.lowering.canonical_weights(checkpoint.spec, read_weights(graph))
+
+    def reference(inputs: NDArray[np.generic]) -> NDArray[np.float64]:
+        variants = {"float32": Variant(torch.float32)}
+        return run_variants(checkpoint.spec, weights, inputs, variants)["float32"]
+
+    table, parameters = states_of(checkpoint, options), count_parameters(checkpoint.spec)
+    return options.lowering.check(graph, table, parameters, reference, integers, progress)
 
 
 def target_weights(checkpoint: Checkpoint, options: GraphOptions) -> Weights:

@@ -22,9 +22,10 @@ from xlstm_edge_runtime.state import StateTable
 
 LARGEST = 65504.0  # the largest float16
 KEPT = 4 << 30  # bytes of weights that stay in memory; those of larger graphs are read for every token
-PRODUCTS, LEAST_TOKENS, MOST_TOKENS = 8e9, 4, 64
+PRODUCTS, LEAST_TOKENS, MOST_TOKENS = 8e9, 8, 128
 EXACT = ("scale", "scales")  # of integers: hardware multiplies them in more bits
 Values = dict[str, Tensor]
+Outputs = Callable[[NDArray[np.generic]], NDArray[np.float64]]
 
 
 class Float16Graph:
@@ -82,15 +83,17 @@ class Float16Graph:
 
 @dataclass(frozen=True, slots=True)
 class Float16Report:
-    """What float16 does to a model over some tokens of its own text.
+    """What float16 does to a model over some tokens of its own text, beside the model itself in float32.
 
     `difference` is the largest of an output, as a share of the outputs' range; `equal` how many outputs have the same
-    likeliest token (or, of vectors, largest element); `largest` the largest number of any operator, `where` it came from.
+    likeliest token (or, of vectors, largest element). `exact` is the largest difference of the graph in float32, of which
+    nothing but rounding is allowed. `largest` is the largest number of any operator, `where` it came from.
     """
 
     tokens: int
     difference: float
     equal: int
+    exact: float
     largest: float
     where: str
 
@@ -108,32 +111,52 @@ class Float16Report:
 
 
 def measure_float16(
-    path: Path, table: StateTable, parameters: int, *, tokens: int | None = None, progress: Progress = no_progress
+    path: Path,
+    table: StateTable,
+    parameters: int,
+    reference: Outputs,
+    *,
+    tokens: int | None = None,
+    progress: Progress = no_progress,
 ) -> Float16Report:
-    """Run a static graph in float16 beside float32, each with its own state, over text that the float32 one writes.
+    """Run a static graph in float16 over text that it writes itself in float32, and hold both to the model's own outputs.
 
-    A stack of vectors gets random ones. `tokens` None takes as many as a model of so many parameters has time for.
+    `reference` gives the outputs (T, V) or (T, D) of the checkpoint for ids (T,) or vectors (T, D). A stack of vectors gets
+    random ones. `tokens` None takes as many as a model of so many parameters has time for.
     """
     count = tokens or int(min(max(PRODUCTS / parameters, LEAST_TOKENS), MOST_TOKENS))
     with torch.no_grad(), _one_thread():
-        return _measure(path, table, count, progress)
+        return _measure(path, table, count, reference, progress)
 
 
-def _measure(path: Path, table: StateTable, count: int, progress: Progress) -> Float16Report:
-    halves, floats = Float16Graph(path), Float16Graph(path, rounded=False)
-    names = {row.output_name: row.input_name for row in table}
-    states = [{row.input_name: torch.from_numpy(a) for row, a in zip(table, table.initial().values(), strict=True)}] * 2
-    source, difference, equal = _Source(floats), 0.0, 0
+def _measure(path: Path, table: StateTable, count: int, reference: Outputs, progress: Progress) -> Float16Report:
+    floats, halves = _Stream(path, table, rounded=False), _Stream(path, table, rounded=True)
+    source, runs = _Source(floats.graph), list[tuple[Tensor, Tensor]]()
     for index in range(count):
         progress("float16", index, count)
         feed = source.next()
-        results = [graph.run({**feed, **state}) for graph, state in zip((halves, floats), states, strict=True)]
-        states = [{names[name]: value for name, value in result.items() if name in names} for result in results]
-        got, wanted = (next(v for n, v in r.items() if n not in names).reshape(-1) for r in results)
-        source.take(wanted)
-        difference = max(difference, _share(got, wanted))
-        equal += int(got.argmax() == wanted.argmax())
-    return Float16Report(count, difference, equal, halves.largest, halves.where)
+        runs.append((floats.step(feed), halves.step(feed)))
+        source.take(runs[-1][0])
+    wanted = [torch.from_numpy(row).float() for row in reference(source.inputs())]
+    exact = max(_share(got, want) for (got, _), want in zip(runs, wanted, strict=True))
+    difference = max(_share(got, want) for (_, got), want in zip(runs, wanted, strict=True))
+    equal = sum(int(got.argmax() == want.argmax()) for (_, got), want in zip(runs, wanted, strict=True))
+    return Float16Report(count, difference, equal, exact, halves.graph.largest, halves.graph.where)
+
+
+class _Stream:
+    """A graph with its state."""
+
+    def __init__(self, path: Path, table: StateTable, *, rounded: bool) -> None:
+        self.graph = Float16Graph(path, rounded=rounded)
+        self._names = {row.output_name: row.input_name for row in table}
+        self._state = {row.input_name: torch.from_numpy(table.initial()[row.name]) for row in table}
+
+    def step(self, feed: Values) -> Tensor:
+        """One token or vector in, its outputs."""
+        results = self.graph.run({**feed, **self._state})
+        self._state = {self._names[name]: value for name, value in results.items() if name in self._names}
+        return next(value for name, value in results.items() if name not in self._names).reshape(-1)
 
 
 @contextlib.contextmanager
@@ -159,15 +182,23 @@ class _Source:
     def __init__(self, graph: Float16Graph) -> None:
         self._input = next(value for value in graph.inputs if not str(value.name).startswith("past."))
         self._random = np.random.default_rng(0)
-        self._token = 0
+        self._token, self._fed = 0, list[Tensor]()
 
     def next(self) -> Values:
         """The graph's input of the next step."""
         assert self._input.shape is not None
         shape = tuple(int(size) for size in self._input.shape.numpy())
         if self._input.dtype == ir.DataType.INT64:
-            return {str(self._input.name): torch.full(shape, self._token, dtype=torch.int64)}
-        return {str(self._input.name): torch.from_numpy(self._random.standard_normal(shape).astype(np.float32))}
+            fed = torch.full(shape, self._token, dtype=torch.int64)
+        else:
+            fed = torch.from_numpy(self._random.standard_normal(shape).astype(np.float32))
+        self._fed.append(fed)
+        return {str(self._input.name): fed}
+
+    def inputs(self) -> NDArray[np.generic]:
+        """All that was fed: ids (T,) or vectors (T, D)."""
+        together: NDArray[np.generic] = torch.cat([fed[0] for fed in self._fed]).numpy()
+        return together
 
     def take(self, logits: Tensor) -> None:
         """Draw the next token."""

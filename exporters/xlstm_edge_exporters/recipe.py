@@ -78,12 +78,14 @@ class Recipe:
         self._check_target()
         if self.quantize not in (None, "mixed", *PRESETS):
             raise InputError(f"expected quantize int8, int4, mixed or a16w8, got {shown(self.quantize)}; choose one")
-        self._check_calibration()
+        blocks = ("method", "block_size", "embedding_bits", "head_bits", "target_mb", "target_bpw")
+        compiled = self.quantize is not None and TARGETS[self.target].compiles_integers
         if self.quantize == A16W8:
-            self._check_plain("method", "block_size", "embedding_bits", "head_bits")
-        elif self.quantize is not None and TARGETS[self.target].compiles_integers:
-            self._check_plain("method", "block_size", "embedding_bits", "head_bits", "calibrate", "calibration_tokens")
-        elif self.quantize is not None:
+            self._check_plain(*blocks)
+        elif compiled:
+            self._check_plain(*blocks, "calibrate", "calibration_tokens")
+        self._check_calibration()
+        if self.quantize is not None and self.quantize != A16W8 and not compiled:
             self._check_bits()
 
     def _check_target(self) -> None:
@@ -95,11 +97,6 @@ class Recipe:
             advice = f"leave it out for {target.default_chunk}"
             raise InputError(
                 f"expected a chunk of 1 to {most} tokens for {self.target}, got {shown(self.chunk)}; {advice}"
-            )
-        if target.compiles_integers and self.quantize is not None and not self.ahead_of_time:
-            raise InputError(
-                f"expected --compile with --quantize for the target {self.target}, got none: its integers are those of its own "
-                "runtime; pass --compile"
             )
         for chip in self.chips:
             if chip not in target.chips:
@@ -113,6 +110,11 @@ class Recipe:
             advice = f"choose {known}" if known else "leave out --quantize, or export for the target cpu"
             raise InputError(
                 f"expected {known or 'float32'} for the target {self.target}, got --quantize {shown(self.quantize)}; {advice}"
+            )
+        if target.compiles_integers and self.quantize is not None and not self.ahead_of_time:
+            raise InputError(
+                f"expected --compile with --quantize for the target {self.target}, got none: its integers are those of its own "
+                "runtime; pass --compile"
             )
 
     def _check_plain(self, *names: str) -> None:
@@ -137,7 +139,7 @@ class Recipe:
         needs = self.quantize in ("mixed", A16W8) or (self.quantize is not None and self.method == "gptq")
         if needs and self.calibrate == NONE:
             raise InputError(
-                f"expected a calibration for {self.method or 'gptq'} {self.quantize}, got none; leave --calibrate out for "
+                f"expected a calibration for {self.quantize}, got none; leave --calibrate out for "
                 "text that the model writes itself"
             )
         asked = self.calibrate not in (None, NONE) or self.calibration_tokens is not None
@@ -153,7 +155,10 @@ class Recipe:
         given = (self.calibrate, self.calibration_tokens, self.keep, self.head_bits, self.embedding_bits)
         given_too = (self.method, self.block_size)
         if self.quantize is None and any(value not in (None, {}) for value in (*given, *given_too)):
-            raise InputError("expected --quantize with quantization options, got none; pass --quantize int4")
+            known = TARGETS[self.target].quantizations
+            choice = "int4" if "int4" in known else "".join(sorted(known)[:1])
+            advice = f"pass --quantize {choice}" if choice else f"leave them out for the target {self.target}"
+            raise InputError(f"expected --quantize with quantization options, got none; {advice}")
         targets = [target for target in (self.target_mb, self.target_bpw) if target is not None]
         if targets and self.quantize != "mixed":
             raise InputError(
@@ -166,7 +171,7 @@ class Recipe:
     @property
     def calibration(self) -> str | None:
         """What gptq and mixed learn from: the path of a file, `SELF`, or None for nothing."""
-        if self.quantize is None or self.calibrate == NONE:
+        if self.quantize is None or self.calibrate == NONE or TARGETS[self.target].compiles_integers:
             return None
         learns = (
             self.method == "gptq"
@@ -182,7 +187,7 @@ class Recipe:
         if self.calibrate == SELF or self.method == "gptq" or self.quantize in ("mixed", A16W8):
             raise InputError(
                 f"expected vectors to calibrate a stack of vectors on, got {self.calibrate or 'none'}; pass --calibrate "
-                "FILE.npy with float vectors (T, D), or --method rtn"
+                "FILE.npy with float vectors (T, D)" + ("" if self.quantize == A16W8 else ", or --method rtn")
             )
         return dataclasses.replace(self, method="rtn")
 

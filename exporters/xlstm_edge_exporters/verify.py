@@ -64,7 +64,7 @@ def verify_against(
         )
     yield Check("structure", _same_graph(manifest, checkpoint, graph, schemes))
     stored, wanted = read_weights(graph), target_weights(checkpoint, options)
-    yield Check("tensors", _same_weights(wanted, stored, schemes, encodings, manifest.quantization.calibrated))
+    yield Check("tensors", _same_weights(wanted, stored, schemes, manifest.quantization.calibrated, encodings))
     stored = options.lowering.canonical_weights(checkpoint.spec, stored)
     marks, rounded = rounding_of(schemes, encodings)
     vectors = make_vectors(
@@ -156,7 +156,7 @@ def _text(value: Any) -> str:
 
 
 def _same_weights(
-    wanted: Weights, stored: Weights, schemes: Mapping[str, Scheme], integers: Collection[str], calibrated: bool
+    wanted: Weights, stored: Weights, schemes: Mapping[str, Scheme], calibrated: bool, integers: Collection[str] = ()
 ) -> str:
     """float32 tensors are equal to the checkpoint's, quantized ones as near as their scheme can be, block by block."""
     judge = WeightCheck(calibrated=calibrated)

@@ -15,9 +15,11 @@ from .providers import Choice
 from .reading import read_bytes
 
 LARGEST = 1 << 20  # bytes of the small file
-OPERATOR = b"EPContext"
+OPERATOR, DOMAIN = b"EPContext", b"com.microsoft"
+WORD = b"location"  # names a file that a tensor lies in
 # Field numbers of onnx.proto
-MODEL_GRAPH, MODEL_FUNCTION, GRAPH_NODE, GRAPH_INITIALIZER, NODE_OPERATOR, NODE_ATTRIBUTE = 7, 25, 1, 5, 4, 5
+MODEL_GRAPH, MODEL_FUNCTION, GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 7, 25, 1, 5, 15
+NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN = 4, 5, 7
 ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_STRING = 1, 3, 4
 
 
@@ -49,15 +51,19 @@ def check_compiled(path: Path, files: Collection[str]) -> None:
 def binary_of(path: Path) -> str:
     """Name of the binary beside a compiled graph; ValueError for a file that is more, or less, than that."""
     data = read_bytes(path, LARGEST)
+    if data.count(WORD):
+        raise ValueError("external data")
     if any(number == MODEL_FUNCTION for number, *_ in fields(data, 0, len(data))):
         raise ValueError("functions of its own")
     graphs = list(children(data, (0, len(data)), MODEL_GRAPH))
     nodes = [node for graph in graphs for node in children(data, graph, GRAPH_NODE)]
-    weights = [tensor for graph in graphs for tensor in children(data, graph, GRAPH_INITIALIZER)]
+    kinds = (GRAPH_INITIALIZER, GRAPH_SPARSE)
+    weights = [tensor for graph in graphs for kind in kinds for tensor in children(data, graph, kind)]
     if len(graphs) != 1 or len(nodes) != 1 or weights:
         raise ValueError(f"{len(nodes)} nodes")
-    if [data[start:end] for start, end in children(data, nodes[0], NODE_OPERATOR)] != [OPERATOR]:
-        raise ValueError("another operator")
+    for kind, wanted in ((NODE_OPERATOR, OPERATOR), (NODE_DOMAIN, DOMAIN)):
+        if [data[start:end] for start, end in children(data, nodes[0], kind)] != [wanted]:
+            raise ValueError("another operator")
     attributes = dict(_attributes(data, nodes[0]))
     name = attributes.get(b"ep_cache_context")
     if attributes.get(b"embed_mode") != 0 or not isinstance(name, bytes):

@@ -12,15 +12,20 @@ much out of nothing or repeats itself, so a small file asks for little.
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from .errors import BundleError, shown
 from .protobuf import BYTES, Span, children, fields, integers
 from .reading import read_bytes
+from .state import StateTable
 
 LARGEST_GRAPH = 64 << 20
 WORD = b"location"
 ENTRY = b"\x0a\x08location\x12"  # key = "location", then the tag of the value
 LONGEST_NAME = 127  # of which the length is one byte
 # Field numbers of onnx.proto
+OFFSET = b".mixer.offset"
+TENSOR_NAME, TENSOR_RAW = 8, 9
 MODEL_GRAPH, MODEL_FUNCTION, GRAPH_NODE, GRAPH_INITIALIZER, TENSOR_EXTERNAL = 7, 25, 1, 5, 13
 NODE_OPERATOR, NODE_ATTRIBUTE, ATTRIBUTE_NAME, ATTRIBUTE_INTS = 4, 5, 1, 8
 ATTRIBUTE_GRAPHS, DEEPEST = (6, 11), 4
@@ -57,6 +62,27 @@ def check_graph_file(path: Path, files: Collection[str], chunk: int) -> None:
             f"expected a chunk of at most {min(windows) - 1} tokens, which the graph is exact for, got {chunk}; "
             "export the bundle again"
         )
+
+
+def check_offsets(path: Path, table: StateTable) -> None:
+    """BundleError where the table has other constants of stabilizers than the graph adds: snapshots would be wrong.
+
+    The graph holds those of up to 63 heads in itself; of more, `verify --against` speaks.
+    """
+    data = read_bytes(path, LARGEST_GRAPH)
+    held: dict[str, bytes] = {}
+    for graph in children(data, (0, len(data)), MODEL_GRAPH):
+        for tensor in children(data, graph, GRAPH_INITIALIZER, OFFSET):
+            names = [data[start:end] for start, end in children(data, tensor, TENSOR_NAME)]
+            raw = [data[start:end] for start, end in children(data, tensor, TENSOR_RAW)]
+            if len(names) == len(raw) == 1 and names[0].endswith(OFFSET):
+                held[f"{names[0].removesuffix(OFFSET).decode('utf-8')}.m"] = raw[0]
+    for row in table:
+        wanted = np.array(row.offset, "<f4").tobytes()
+        if held.get(row.name, wanted) != wanted:
+            raise BundleError(
+                f"expected the offset of {row.name} as in the graph, got another in the manifest; export the bundle again"
+            )
 
 
 def external_files(data: bytes) -> Iterator[str]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from .errors import BundleError, InputError, StateError, shown
-from .layout import MANIFEST
+from .layout import COMPILED, MANIFEST
 from .reading import Reader
 from .sampling import SamplingOptions
 from .state import SLSTM_INITIAL_M, SMALL_INITIAL_M, StateSpec, StateTable
@@ -19,7 +19,9 @@ MOST_HEADS, LARGEST_OFFSET, MOST_COMPILED = 1 << 16, 1e6, 32
 MOST_FILES, MOST_BLOCKS, MOST_TENSORS, MOST_STOPS, MOST_AXES = 64, 1 << 14, 1 << 17, 1024, 8
 FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 TENSOR_NAME = r"[A-Za-z0-9._]{1,200}"
-TARGET = r"[a-z0-9]{1,20}"
+CHIP = r"[a-z0-9]{1,20}"
+# Where a graph is for, and what loads its other forms.
+TARGETS, LOADERS = ("cpu", "portable", "web", "coreml", "qnn", "openvino"), ("qnn", "coreml", "openvino")
 HASH = r"[0-9a-f]{64}"
 KINDS = ("byte", "huggingface", "none")
 # What decided an export, and the type of each: the options of the exporter's recipe.
@@ -79,10 +81,11 @@ class GraphInfo:
 
 @dataclass(frozen=True, slots=True)
 class CompiledGraph:
-    """The graph in a form made ahead of time: its first file, and the provider, or another runtime, that loads it."""
+    """The graph in a form made ahead of time: its first file, the provider, or another runtime, that loads it, its weights."""
 
     file: str
     provider: str
+    weights: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +163,7 @@ def read_graph(reader: Reader) -> GraphInfo:
     """How the graph is called."""
     return GraphInfo(
         file=reader.text("file", pattern=FILE_NAME),
-        target=reader.text("target", pattern=TARGET),
+        target=reader.text("target", among=TARGETS),
         opset=reader.integer("opset", 1, 1000),
         input=reader.text("input", pattern=TENSOR_NAME),
         output=reader.text("output", pattern=TENSOR_NAME),
@@ -171,13 +174,17 @@ def read_graph(reader: Reader) -> GraphInfo:
 
 def read_compiled(reader: Reader) -> dict[str, CompiledGraph]:
     """Forms made ahead of time, by the name of the chip or runtime that each is for."""
-    if len(reader.value) > MOST_COMPILED or not all(re.fullmatch(TARGET, name) for name in reader.value):
+    if len(reader.value) > MOST_COMPILED or not all(re.fullmatch(CHIP, name) for name in reader.value):
         raise reader.refuse(
             reader.where, f"at most {MOST_COMPILED} forms by short names", f"{len(reader.value)} of them"
         )
-    entries = {name: reader.section(name, ["file", "provider"]) for name in reader.value}
+    entries = {name: reader.section(name, ["file", "provider", "weights"]) for name in reader.value}
     return {
-        name: CompiledGraph(entry.text("file", pattern=FILE_NAME), entry.text("provider", pattern=TARGET))
+        name: CompiledGraph(
+            entry.text("file", pattern=COMPILED.pattern),
+            entry.text("provider", among=LOADERS),
+            entry.text("weights", among=("float32", "float16", "int8", "int4", "a16w8")),
+        )
         for name, entry in entries.items()
     }
 

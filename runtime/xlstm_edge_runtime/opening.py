@@ -101,10 +101,17 @@ def _open_elsewhere(graph: Path, options: ort.SessionOptions, choice: Choice) ->
         if refused_by_itself(error):
             raise BundleError(not_whole(choice)) from error
         raise InputError(
-            f"expected to open the graph on {choice}, got {_last_words(error)}; check the options and the device"
+            f"expected to open the graph on {choice}, got {_last_words(error)}; {_hint(choice)}"
         ) from error
     check_placement(inference, choice)
     return inference
+
+
+def _hint(choice: Choice) -> str:
+    """What to do where a provider does not start."""
+    if choice.provider.name == "qnn" and choice.chip is None:
+        return "name the chip, which a simulator needs: --provider-option soc=8gen2"
+    return "check the options and the device"
 
 
 def _reason(error: Exception) -> str:

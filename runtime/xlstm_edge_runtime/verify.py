@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .compiled import check_compiled
 from .errors import BundleError, VerificationError
+from .graph_file import check_offsets
 from .in_place import prove_in_place
 from .loading import load, open_model
 from .manifest import Manifest, check_hash, has_manifest, read_manifest
@@ -80,7 +82,14 @@ def _verify(folder: Path, settings: Settings) -> Iterator[Check]:
     for name, entry in manifest.files.items():
         check_hash(folder, name, entry)
     total = sum(entry.bytes for entry in manifest.files.values())
+    check_offsets(folder / manifest.graph.file, manifest.state)
+    for compiled in manifest.compiled.values():
+        if compiled.provider == "qnn":
+            check_compiled(folder / compiled.file, manifest.files)
     yield Check("files", f"{len(manifest.files)} files, {total:,} bytes, all hashes right")
+    if manifest.compiled:
+        names = ", ".join(sorted(entry.file for entry in manifest.compiled.values()))
+        yield Check("compiled", f"{names}: hashes right; they run where they are for, not here")
     tuning = check_tuning(folder, manifest) if settings.provider.is_cpu else None
     if tuning is not None:
         yield Check("tuning", "made for this machine, all hashes right")

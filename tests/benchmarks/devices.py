@@ -11,11 +11,12 @@ import argparse
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
 
@@ -24,7 +25,9 @@ import xlstm_edge_runtime as xr
 from tests.conftest import BY_NAME, SHIPPED
 from tests.oracles.cases import Case, large
 from tests.oracles.official import make_checkpoint
+from xlstm_edge_exporters.checkpoints import open_checkpoint
 from xlstm_edge_exporters.float16 import measure_float16
+from xlstm_edge_exporters.reference import Variant, run_variants
 from xlstm_edge_runtime import plugins
 from xlstm_edge_runtime.manifest import read_manifest
 from xlstm_edge_runtime.providers import PROVIDERS
@@ -85,7 +88,15 @@ def compared(model: xr.Model, reference: xr.Model, ids: list[int]) -> tuple[floa
     return worst, equal, finite
 
 
-def row(name: str, where: Path, reference: xr.Model, ids: list[int], arguments: argparse.Namespace) -> list[str]:
+def outputs_of(source: Path) -> Callable[[Any], Any]:
+    """The checkpoint's own outputs in float32, for any inputs."""
+    checkpoint, way = open_checkpoint(source), {"float32": Variant(torch.float32)}
+    return lambda inputs: run_variants(checkpoint.spec, checkpoint.weights, inputs, way)["float32"]
+
+
+def row(
+    name: str, source: Path, where: Path, reference: xr.Model, ids: list[int], arguments: argparse.Namespace
+) -> list[str]:
     """Cells of one bundle: where it ran, nodes there, nodes on the CPU, difference, argmax, finite; in float16; bytes."""
     target, _, provider, options = ROWS[name]
     manifest = read_manifest(where)
@@ -95,7 +106,7 @@ def row(name: str, where: Path, reference: xr.Model, ids: list[int], arguments: 
         half = "as coreml"
     elif target in ("coreml", "qnn"):
         report = measure_float16(
-            where / "model.onnx", manifest.state, manifest.model.parameters, tokens=arguments.tokens
+            where / "model.onnx", manifest.state, manifest.model.parameters, outputs_of(source), tokens=arguments.tokens
         )
         half = f"{report.difference:.2%}, {report.equal}/{report.tokens}, {'saturated' if report.saturated else 'in range'}"
     if not provider:
@@ -149,7 +160,7 @@ def main() -> None:
             if reference is None:
                 reference = xr.load(out, threads=1)
                 ids = written_text(reference, 200)
-            cells = row(target, out, reference, ids, arguments)
+            cells = row(target, source, out, reference, ids, arguments)
             if cells:
                 print(f"| {target} | {name} | {' | '.join(cells)} |", flush=True)
 

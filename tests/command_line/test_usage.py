@@ -16,7 +16,10 @@ LINES = {
     "run b x --threads many": ("expected --threads as an integer, got 'many'", "run"),
     "run b x --threads 0": ("expected --threads as 1 or more, got '0'", "run"),
     "run b x --temperature hot": ("expected --temperature as a number, got 'hot'", "run"),
-    "export a -o b --quantize int5": ("expected --quantize as one of 'int8', 'int4', 'mixed', got 'int5'", "export"),
+    "export a -o b --quantize int5": (
+        "expected --quantize as one of 'int8', 'int4', 'mixed', 'a16w8', got 'int5'",
+        "export",
+    ),
     "export a -o": ("expected a value after -o, got nothing", ""),
     "run a b c d": ("expected no more words after xlstm-edge run, got 'c d'", "run"),
 }

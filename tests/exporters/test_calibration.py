@@ -93,7 +93,7 @@ def test_int4_calibrates_itself_and_says_so(checkpoint_of: CheckpointOf, tmp_pat
         assert command("export", checkpoint, "-o", tmp_path / name, *words).code == 0
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("first", "second")]
     assert manifests[0]["quantization"]["recipe"] == {
-        "target": "cpu", "chunk": 64, "quantize": "int4", "calibrate": "self", "calibration_tokens": 2048,
+        "target": "cpu", "quantize": "int4", "calibrate": "self", "calibration_tokens": 2048,
     }  # fmt: skip
     assert manifests[0]["files"] == manifests[1]["files"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]

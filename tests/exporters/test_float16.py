@@ -10,13 +10,27 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 import xlstm_edge
-from xlstm_edge_exporters.float16 import Float16Graph, measure_float16
+from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
+from xlstm_edge_exporters.float16 import Float16Graph, Float16Report, measure_float16
+from xlstm_edge_exporters.reference import Variant, run_variants
 from xlstm_edge_runtime.manifest import read_manifest
 
 from ..conftest import BY_NAME, SHIPPED, sequence_for
 from ..oracles.cases import CASES, Case
 
 BundleOf = Callable[[Case, str], Path]
+
+
+def measured(folder: Path, checkpoint: Checkpoint, tokens: int, graph: Path | None = None) -> Float16Report:
+    """A bundle's graph, or another in its place, beside its checkpoint."""
+    manifest, way = read_manifest(folder), {"float32": Variant(torch.float32)}
+    return measure_float16(
+        graph or folder / "model.onnx",
+        manifest.state,
+        manifest.model.parameters,
+        lambda inputs: run_variants(checkpoint.spec, checkpoint.weights, inputs, way)["float32"],
+        tokens=tokens,
+    )
 
 
 def feeds_of(folder: Path, token: object) -> dict[str, np.ndarray]:
@@ -46,31 +60,30 @@ def test_every_number_is_a_float16(name: str, bundle_of: BundleOf) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_no_case_leaves_the_range(case: Case, bundle_of: BundleOf) -> None:
-    folder = bundle_of(case, "coreml")
-    manifest = read_manifest(folder)
-    report = measure_float16(folder / "model.onnx", manifest.state, manifest.model.parameters, tokens=40)
+def test_no_case_leaves_the_range(case: Case, bundle_of: BundleOf, opened: Callable[[Case], Checkpoint]) -> None:
+    report = measured(bundle_of(case, "coreml"), opened(case), 40)
     assert not report.saturated, report
+    assert report.exact <= 1e-4
     assert report.difference <= 0.1, report  # random models are rougher than trained ones
 
 
 def test_the_shipped_model(tmp_path: Path) -> None:
     xlstm_edge.export(SHIPPED, tmp_path / "b", target="qnn")
-    manifest = read_manifest(tmp_path / "b")
-    report = measure_float16(tmp_path / "b" / "model.onnx", manifest.state, manifest.model.parameters, tokens=250)
+    report = measured(tmp_path / "b", open_checkpoint(SHIPPED), 250)
     assert not report.saturated
     assert report.difference <= 0.02
     assert report.equal == 250
 
 
-def test_a_number_out_of_range_is_seen(bundle_of: BundleOf, tmp_path: Path) -> None:
+def test_a_number_out_of_range_is_seen(
+    bundle_of: BundleOf, opened: Callable[[Case], Checkpoint], tmp_path: Path
+) -> None:
     """Also where nothing that comes out shows it: the graph goes on with 1 / infinity."""
     folder = bundle_of(BY_NAME["lm-mixed"], "coreml")
     model = onnx.load(folder / "model.onnx")
     weight = next(i for i in model.graph.initializer if i.name == "blocks.0.mixer.up.weight")
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1e6), weight.name))
     onnx.save(model, tmp_path / "model.onnx")
-    manifest = read_manifest(folder)
-    report = measure_float16(tmp_path / "model.onnx", manifest.state, manifest.model.parameters, tokens=2)
+    report = measured(folder, opened(BY_NAME["lm-mixed"]), 2, tmp_path / "model.onnx")
     assert report.saturated
     assert "gave a number out of float16's range" in str(report)

@@ -15,7 +15,9 @@ from xlstm_edge_runtime.chips import CHIPS, chip_of, chip_options
 from xlstm_edge_runtime.compiled import binary_of, check_compiled, compiled_graph
 from xlstm_edge_runtime.manifest import file_entry, read_manifest
 from xlstm_edge_runtime.providers import choose_provider
+from xlstm_edge_runtime.verify import verify_bundle
 
+from ..changed_bundles import edit_json, rehash
 from ..conftest import BY_NAME
 from ..oracles.cases import Case
 
@@ -87,7 +89,7 @@ def bundle(bundle_of: Callable[[Case, str], Path], tmp_path: Path) -> Path:
     (folder / "model.8gen2_qnn.bin").write_bytes(b"compiled")
     written(folder / "model.8gen2.onnx", GOOD)
     document = json.loads((folder / "manifest.json").read_text())
-    document["compiled"] = {"8gen2": {"file": "model.8gen2.onnx", "provider": "qnn"}}
+    document["compiled"] = {"8gen2": ENTRY}
     for name in ("model.8gen2.onnx", "model.8gen2_qnn.bin"):
         entry = file_entry(folder / name)
         document["files"][name] = {"bytes": entry.bytes, "sha256": entry.sha256}
@@ -113,16 +115,16 @@ def test_a_compiled_graph_that_was_changed_is_refused(bundle: Path) -> None:
         compiled_graph(bundle, manifest, choose_provider("qnn", {"soc": "8gen2"}))
 
 
-@pytest.mark.parametrize(
-    "compiled",
-    [
-        {"8gen2": {"file": "missing.onnx", "provider": "qnn"}}, {"8gen2": {"file": "../x.onnx", "provider": "qnn"}},
-        {"8gen2": {"file": "model.8gen2.onnx"}}, {"8gen2": {"file": "model.8gen2.onnx", "provider": "qnn", "more": 1}},
-        {"../8": {"file": "model.8gen2.onnx", "provider": "qnn"}}, [], None, {"8gen2": "model.8gen2.onnx"},
-        {f"c{i}": {"file": "model.8gen2.onnx", "provider": "qnn"} for i in range(40)},
-    ],
-    ids=lambda value: str(value)[:40],
-)  # fmt: skip
+ENTRY = {"file": "model.8gen2.onnx", "provider": "qnn", "weights": "float16"}
+WRONG: list[Any] = [
+    {"8gen2": ENTRY | {"file": "model.missing.onnx"}}, {"8gen2": ENTRY | {"file": "../x.onnx"}}, {"../8": ENTRY}, [], None,
+    {"8gen2": {"file": "model.8gen2.onnx"}}, {"8gen2": ENTRY | {"more": 1}}, {"8gen2": "model.8gen2.onnx"},
+    {"8gen2": ENTRY | {"provider": "abc"}}, {"8gen2": ENTRY | {"file": "model.onnx"}}, {"8gen2": ENTRY | {"weights": "int3"}},
+    {f"c{i}": ENTRY for i in range(40)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("compiled", WRONG, ids=lambda value: str(value)[:60])
 def test_what_the_manifest_may_say_of_it(compiled: Any, bundle: Path) -> None:
     document = json.loads((bundle / "manifest.json").read_text())
     document["compiled"] = compiled
@@ -137,3 +139,23 @@ def test_chips_by_name() -> None:
     assert chip_of({}) is None
     with pytest.raises(xr.InputError, match="expected soc as one of 8gen1"):
         choose_provider("qnn", {"soc": "8gen9"})
+
+
+def test_verify_looks_into_compiled_graphs(bundle: Path) -> None:
+    assert "compiled" in [check.name for check in verify_bundle(bundle)]
+    (bundle / "model.8gen2.onnx").write_bytes(b"junk")
+    rehash(bundle)
+    with pytest.raises(xr.VerificationError, match="to be a compiled graph"):
+        list(verify_bundle(bundle))
+
+
+def test_offsets_are_those_of_the_graph(bundle: Path) -> None:
+    """Snapshots would be wrong by them, and nothing else would show it."""
+
+    def change(document: dict[str, Any]) -> None:
+        row = next(row for row in document["state"]["tensors"] if row["offset"])
+        row["offset"][0] += 3.0
+
+    edit_json(bundle / "manifest.json", change)
+    with pytest.raises(xr.VerificationError, match=r"the offset of .* as in the graph"):
+        list(verify_bundle(bundle))

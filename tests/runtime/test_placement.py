@@ -77,7 +77,9 @@ def test_a_refusal_names_a_few_operators_and_is_one_line() -> None:
 @pytest.mark.parametrize("choice", [QNN, ALLOWED])
 def test_a_provider_that_did_not_start_is_told(choice: Any) -> None:
     """onnxruntime goes on with the CPU alone then, with a line on standard error."""
-    with pytest.raises(xr.InputError, match="expected to start qnn with backend_type=htp, got"):
+    with pytest.raises(
+        xr.InputError, match="expected to start qnn with backend_type=htp, offload_graph_io_quantization=0, got"
+    ):
         check_placement(Inference(("CPUExecutionProvider", ["Gemm"]), providers=()), choice)
 
 

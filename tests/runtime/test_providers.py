@@ -36,7 +36,7 @@ def test_given_options_go_over_the_defaults_as_text() -> None:
     assert choose_provider() == CPU
     assert CPU.is_cpu
     assert not choice.is_cpu
-    assert str(choose_provider("qnn")) == "qnn with backend_type=htp"
+    assert str(choose_provider("qnn")) == "qnn with backend_type=htp, offload_graph_io_quantization=0"
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from .emit import emit, merge_heads, reshape, slice_axis, split
 from .portable import Portable
 
 # The head's norm makes the size of h invisible unless it is near the norm's epsilon; so the normalizer may be larger than it
-# is where h stays large: at most 2**7, and no 0 / 0 where neither memory nor query hold anything.
-LARGEST_H, SMALLEST_NORMALIZER = 2.0**7, 2.0**-14
+# is where h stays large: at most 2**7. A normalizer of 0, where neither memory nor query hold anything, is the smallest
+# number instead: of float16, or next to nothing in float32. It must not be larger, or small true ones make another h.
+LARGEST_H, SMALLEST_HALF, SMALLEST_FLOAT = 2.0**7, 2.0**-24, 1e-30
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
@@ -93,7 +94,8 @@ class Accelerator(Portable):
         row = reshape(v, [1, heads, 1, dv], keep=0)
         C, n = decay * C + torch.matmul(column, row), decay * n + column
         query = reshape(q, [1, heads, 1, dk], keep=0) * dk**-0.5
-        h = _normalized(query @ C, query @ n, m + offset, eps)
+        smallest = SMALLEST_HALF if self._half else SMALLEST_FLOAT
+        h = _normalized(query @ C, query @ n, m + offset, eps, smallest)
         return reshape(h, [1, 1, heads, dv], keep=0), (C, n, m)
 
     def slstm(self, wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
@@ -124,7 +126,7 @@ class Accelerator(Portable):
         return positive + t * series
 
 
-def _normalized(numerator: Tensor, overlap: Tensor, m: Tensor, eps: float) -> Tensor:
+def _normalized(numerator: Tensor, overlap: Tensor, m: Tensor, eps: float, smallest: float) -> Tensor:
     """numerator / max(|overlap|, exp(-m)): both sides of the bound times exp(min(m, 0)), so that none of them overflows."""
     positive = torch.relu(m)
     factor, bound = _expand(torch.exp(m - positive)), _expand(torch.exp(positive * -1.0))
@@ -132,7 +134,7 @@ def _normalized(numerator: Tensor, overlap: Tensor, m: Tensor, eps: float) -> Te
     if eps > SMALL_EPS:
         normalizer = normalizer + factor * (eps * 2.0**-HEADROOM)
     largest = emit("ReduceMax", _absolute(numerator), torch.tensor([-1]), shape=[*numerator.shape[:-1], 1], keepdims=1)
-    least = torch.maximum(largest * (1.0 / LARGEST_H), torch.tensor(SMALLEST_NORMALIZER))
+    least = torch.maximum(largest * (1.0 / LARGEST_H), torch.tensor(smallest))
     return numerator / torch.maximum(normalizer, least)
 
 

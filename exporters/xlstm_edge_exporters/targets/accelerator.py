@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 from xlstm_edge_runtime.errors import CheckpointError
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.state import SMALL_INITIAL_M, StateTable
+from xlstm_edge_runtime.vectors import FLOAT16_ALLOWED
 
 from ..spec import ModelSpec
 from .base import Target
 
 if TYPE_CHECKING:
+    from ..float16 import Outputs
     from ..ops import Ops
     from ..weights import Weights
 
-FARTHEST_OFF = 0.1  # of the range of an output: what is farther off is another model
+# Of the range of an output: what is farther off is another model, in float16 or in float32.
+FARTHEST_OFF, FARTHEST_EXACT = 0.1, 1e-3
+FEW = 16  # tokens, where float32 alone is looked at
 
 
 class Accelerator(Target):
@@ -46,19 +50,36 @@ class Accelerator(Target):
         """With start values that float16 holds; for a gate they are as far away."""
         return StateTable([replace(r, initial=max(r.initial, SMALL_INITIAL_M)) for r in table])
 
-    def check(self, graph: Path, table: StateTable, parameters: int, progress: Progress = no_progress) -> list[str]:
-        """What float16 does to this model, measured; CheckpointError for one that it does not hold."""
-        if not self.half:
-            return []
+    def check(
+        self,
+        graph: Path,
+        table: StateTable,
+        parameters: int,
+        reference: "Outputs",
+        integers: bool,
+        progress: Progress = no_progress,
+    ) -> list[str]:
+        """The graph held to the checkpoint, in float32 and, where `half`, in float16; CheckpointError for what is not it."""
         from ..float16 import measure_float16  # noqa: PLC0415  # loads torch
 
-        report = measure_float16(graph, table, parameters, progress=progress)
+        tokens = None if self.half else FEW
+        report = measure_float16(graph, table, parameters, reference, tokens=tokens, progress=progress)
+        if not report.exact <= (FARTHEST_OFF if integers else FARTHEST_EXACT):
+            raise CheckpointError(
+                f"expected the graph for {self.name} to compute the checkpoint's outputs, got {report.exact:.2%} of their "
+                "range apart; export it for the target cpu or portable"
+            )
+        if not self.half:
+            return []
         if report.saturated or not report.difference <= FARTHEST_OFF:
             raise CheckpointError(
                 f"expected a model that float16 holds, as the target {self.name} computes, got {report}; export it for a "
                 "target that computes in float32: cpu or openvino"
             )
-        return [str(report)]
+        line = str(report)
+        if report.difference > FLOAT16_ALLOWED:
+            line += f"; that is more than the {FLOAT16_ALLOWED:.0%} which verify allows on the device"
+        return [line + ("; what the weights' integers cost besides, eval says" if integers else "")]
 
     def ops(self, chunk: int) -> "Ops":  # noqa: ARG002  # one token
         from ..ops.accelerator import Accelerator as Lowering  # noqa: PLC0415  # loads torch

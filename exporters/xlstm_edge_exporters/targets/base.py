@@ -16,6 +16,7 @@ from ..spec import ModelSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from ..float16 import Outputs
     from ..ops import Ops
     from ..weights import Weights
 
@@ -30,7 +31,7 @@ class Target:
     that torch writes. `onnxruntime` is the oldest that runs it and `provider` the runtime's name of what runs it.
     `chips` are names that it can be compiled for, `compiles` says whether it has another form of its own, and
     `compiles_integers` whether only that one has integers; `quantizations` are the values of --quantize that make sense.
-    `half` says that it computes in float16.
+    `packages` are what compiling needs, `integer_packages` besides for integers. `half` says that it computes in float16.
     """
 
     name: ClassVar[str]
@@ -47,6 +48,8 @@ class Target:
     chips: ClassVar[Collection[str]] = ()
     compiles: ClassVar[bool] = False
     compiles_integers: ClassVar[bool] = False
+    packages: ClassVar[tuple[str, ...]] = ()
+    integer_packages: ClassVar[tuple[str, ...]] = ()
     half: ClassVar[bool] = False
 
     def spec(self, spec: ModelSpec) -> ModelSpec:
@@ -71,12 +74,17 @@ class Target:
 
     def check(
         self,
-        graph: Path,  # noqa: ARG002  # for targets that compute in float16
+        graph: Path,  # noqa: ARG002  # for targets whose graphs are held to the checkpoint at once
         table: StateTable,  # noqa: ARG002  # same
         parameters: int,  # noqa: ARG002  # same
+        reference: "Outputs",  # noqa: ARG002  # same
+        integers: bool,  # noqa: ARG002  # same
         progress: Progress = no_progress,  # noqa: ARG002  # same
     ) -> list[str]:
-        """Notes on a written graph, as of how it computes in float16; CheckpointError where it would compute nonsense."""
+        """Notes on a written graph, as of how it computes in float16; CheckpointError where it would compute nonsense.
+
+        `reference` gives the outputs of the stored weights for inputs, `integers` says that those and activations are rounded.
+        """
         return []
 
     def compile(

@@ -18,6 +18,7 @@ class CoreML(Accelerator):
     use = "iPhone, iPad or Mac with onnxruntime's Core ML provider"
     provider = "coreml"
     compiles = True
+    packages = ("coremltools",)
 
     def compile(
         self,
@@ -32,4 +33,4 @@ class CoreML(Accelerator):
         from .coreml_package import write_package  # noqa: PLC0415  # loads onnx
 
         progress("compiling", 0, 1)
-        return {"coreml": CompiledGraph(write_package(graph, table, family=family).name, self.provider)}
+        return {"coreml": CompiledGraph(write_package(graph, table, family=family).name, self.provider, "float16")}

@@ -21,6 +21,8 @@ class OpenVINO(Accelerator):
     half = False
     compiles = compiles_integers = True
     quantizations = frozenset({"int8", "int4"})
+    packages = ("openvino",)
+    integer_packages = ("nncf",)
 
     def compile(
         self,
@@ -37,4 +39,5 @@ class OpenVINO(Accelerator):
         progress("compiling", 0, 1)
         weights: Literal["int8", "int4"] | None
         weights = "int8" if quantize == "int8" else "int4" if quantize == "int4" else None
-        return {"openvino": CompiledGraph(write_ir(graph, graph.parent, table, weights=weights)[0].name, self.provider)}
+        written = write_ir(graph, graph.parent, table, weights=weights)[0]
+        return {"openvino": CompiledGraph(written.name, self.provider, weights or "float32")}

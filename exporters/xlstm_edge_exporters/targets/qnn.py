@@ -31,7 +31,7 @@ class QNN(Accelerator):
         graph: Path,
         table: StateTable,  # noqa: ARG002  # states go in and out as they do of the graph
         family: str,  # noqa: ARG002  # same
-        quantize: str | None,  # noqa: ARG002  # the graph has its integers already
+        quantize: str | None,
         chips: Sequence[str],
         progress: Progress = no_progress,
     ) -> dict[str, CompiledGraph]:
@@ -41,5 +41,5 @@ class QNN(Accelerator):
             progress("compiling", index, len(chips))
             out = graph.with_name(compiled_name(chip))
             compile_graph(graph, out, choose_provider(self.provider, {SOC: chip}))
-            made[chip] = CompiledGraph(out.name, self.provider)
+            made[chip] = CompiledGraph(out.name, self.provider, quantize or "float16")
         return made

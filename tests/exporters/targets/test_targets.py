@@ -118,6 +118,6 @@ def test_a_model_that_float16_does_not_hold_is_refused(checkpoint_of: Callable[[
 
 def test_what_was_found_in_float16_is_said(checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> None:
     bundle = xlstm_edge.export(checkpoint_of(BY_NAME["lm-mixed"]), tmp_path / "b", target="qnn")
-    assert [line for line in bundle.notes if line.startswith("float16 over 64 tokens: ")]
+    assert [line for line in bundle.notes if line.startswith("float16 over 128 tokens: ")]
     assert bundle.provider == "qnn"
     assert "Snapdragon" in bundle.use
