@@ -10,7 +10,7 @@ import torch
 from xlstm_edge_exporters.checkpoints import Checkpoint
 from xlstm_edge_exporters.model import Model
 from xlstm_edge_exporters.ops.reference import Reference
-from xlstm_edge_exporters.relative_gates import absolute_weights, relative_spec, relative_weights
+from xlstm_edge_exporters.relative_gates import HEADROOM, absolute_weights, relative_spec, relative_weights
 from xlstm_edge_exporters.spec import ModelSpec
 from xlstm_edge_exporters.weights import Weights, loaded
 
@@ -85,5 +85,7 @@ def test_gates_are_small_where_biases_are_not(opened: Opened) -> None:
     bias, pivot = made["blocks.0.mixer.gates.bias"].load(), made["blocks.0.mixer.gate_pivot"].load()
     assert np.abs(bias[:heads]).max() < 1e-6
     np.testing.assert_allclose(pivot[:heads], np.tanh(14 / 15), rtol=1e-6)
-    np.testing.assert_allclose(made["blocks.0.mixer.offset"].load(), 15 * np.tanh(14 / 15) + 6 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(
+        made["blocks.0.mixer.offset"].load(), 15 * np.tanh(14 / 15) + HEADROOM * np.log(2), rtol=1e-6
+    )
     assert replace(spec.blocks[0].mixer, relative=True).states()[2].name == "m"

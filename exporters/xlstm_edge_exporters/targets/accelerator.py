@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..weights import Weights
 
 # Of the range of an output: what is farther off is another model, in float16 or in float32.
-FARTHEST_OFF, FARTHEST_EXACT = 0.1, 1e-3
+FARTHEST_OFF, FARTHEST_EXACT = 0.1, 1e-4
 FEW = 16  # tokens, where float32 alone is looked at
 
 
