@@ -257,7 +257,8 @@ def test_a_stabilizer_from_zero_is_right_in_float64_and_wrong_in_float16(
 @needs_coremltools
 def test_the_bytes_are_the_same_in_another_process(checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> None:
     code = "import sys, xlstm_edge; xlstm_edge.export(sys.argv[1], sys.argv[2], target='coreml', ahead_of_time=True)"
-    paths = os.pathsep.join(str(ROOT / part) for part in (".", "exporters", "runtime"))
+    own = [str(ROOT / part) for part in (".", "exporters", "runtime")]
+    paths = os.pathsep.join([*own, os.environ.get("PYTHONPATH", "")])
     hashes = set()
     for seed in ("1", "2"):
         folder = tmp_path / seed
