@@ -69,20 +69,26 @@ def check_offsets(path: Path, table: StateTable) -> None:
 
     The graph holds those of up to 63 heads in itself; of more, `verify --against` speaks.
     """
-    data = read_bytes(path, LARGEST_GRAPH)
-    held: dict[str, bytes] = {}
-    for graph in children(data, (0, len(data)), MODEL_GRAPH):
-        for tensor in children(data, graph, GRAPH_INITIALIZER, OFFSET):
-            names = [data[start:end] for start, end in children(data, tensor, TENSOR_NAME)]
-            raw = [data[start:end] for start, end in children(data, tensor, TENSOR_RAW)]
-            if len(names) == len(raw) == 1 and names[0].endswith(OFFSET):
-                held[f"{names[0].removesuffix(OFFSET).decode('utf-8')}.m"] = raw[0]
+    try:
+        held = dict(_offsets(read_bytes(path, LARGEST_GRAPH)))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"expected {path.name} to be an ONNX graph, got {error}; export the bundle again") from error
     for row in table:
         wanted = np.array(row.offset, "<f4").tobytes()
         if held.get(row.name, wanted) != wanted:
             raise BundleError(
                 f"expected the offset of {row.name} as in the graph, got another in the manifest; export the bundle again"
             )
+
+
+def _offsets(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """(name of a stabilizer, the float32 numbers that the graph adds to it) of those that lie in the graph itself."""
+    for graph in children(data, (0, len(data)), MODEL_GRAPH):
+        for tensor in children(data, graph, GRAPH_INITIALIZER, OFFSET):
+            names = [data[start:end] for start, end in children(data, tensor, TENSOR_NAME)]
+            raw = [data[start:end] for start, end in children(data, tensor, TENSOR_RAW)]
+            if len(names) == len(raw) == 1 and names[0].endswith(OFFSET):
+                yield f"{names[0].removesuffix(OFFSET).decode('utf-8')}.m", raw[0]
 
 
 def external_files(data: bytes) -> Iterator[str]:
