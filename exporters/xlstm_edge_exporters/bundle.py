@@ -80,7 +80,8 @@ def write_bundle(
         write_graph(
             model, checkpoint, folder, progress, options=options, plan=plan, quantizer=quantizer, encodings=encodings
         )
-        for line in _checked(folder / GRAPH, checkpoint, options, bool(encodings), progress):
+        table = states_of(checkpoint, options)
+        for line in _checked(folder / GRAPH, checkpoint, options, table, bool(encodings), progress):
             note(line)
         stored = options.lowering.canonical_weights(checkpoint.spec, read_weights(folder / GRAPH))
         marks, rounded = rounding_of(plan or {}, encodings or {})
@@ -92,11 +93,7 @@ def write_bundle(
             (folder / name).write_bytes(data)
         compiled: Mapping[str, CompiledGraph] = {}
         if chips or ahead_of_time:
-            table, family, quantize = (
-                states_of(checkpoint, options),
-                checkpoint.spec.family,
-                (recipe or {}).get("quantize"),
-            )
+            family, quantize = checkpoint.spec.family, (recipe or {}).get("quantize")
             compiled = options.lowering.compile(folder / GRAPH, table, family, quantize, chips, progress)
         progress("hashing", 0, 0)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
@@ -175,7 +172,7 @@ def describe(
 
 
 def _checked(
-    graph: Path, checkpoint: Checkpoint, options: GraphOptions, integers: bool, progress: Progress
+    graph: Path, checkpoint: Checkpoint, options: GraphOptions, table: StateTable, integers: bool, progress: Progress
 ) -> list[str]:
     """What the target has to say of the graph, beside the checkpoint in float32; of integers, beside the weights they are."""
     weights = checkpoint.weights
@@ -186,7 +183,7 @@ def _checked(
         variants = {"float32": Variant(torch.float32)}
         return run_variants(checkpoint.spec, weights, inputs, variants)["float32"]
 
-    table, parameters = states_of(checkpoint, options), count_parameters(checkpoint.spec)
+    parameters = count_parameters(checkpoint.spec)
     return options.lowering.check(graph, table, parameters, reference, integers, progress)
 
 

@@ -115,10 +115,9 @@ def _self_written(
     """
     if (found := store.load(TEXT)) is not None:
         return found["ids"].astype(np.int64)
-    spec, options = (
-        checkpoint.spec,
-        GraphOptions(chunk=recipe.chosen_chunk if recipe.target == "cpu" else GraphOptions().chunk),
-    )
+    spec, options = checkpoint.spec, GraphOptions()
+    if recipe.target == options.target:  # traced once, for the text and for the bundle
+        options = GraphOptions(chunk=recipe.chosen_chunk)
     tokens = calibration_tokens(spec, recipe)
     progress("preparing text", 0, 0)
     plan = _text_plan(checkpoint)

@@ -150,7 +150,8 @@ class _Stream:
     def __init__(self, path: Path, table: StateTable, *, rounded: bool) -> None:
         self.graph = Float16Graph(path, rounded=rounded)
         self._names = {row.output_name: row.input_name for row in table}
-        self._state = {row.input_name: torch.from_numpy(table.initial()[row.name]) for row in table}
+        initial = table.initial()
+        self._state = {row.input_name: torch.from_numpy(initial[row.name]) for row in table}
 
     def step(self, feed: Values) -> Tensor:
         """One token or vector in, its outputs."""

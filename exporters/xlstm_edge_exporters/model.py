@@ -65,16 +65,11 @@ class UpMLSTMLayer(nn.Module):
         x = x.transpose(1, 2)
         c, window = ops.causal_conv_silu(x, self.conv.weight, _bias(self.conv), state.get("conv"))
         qkv = ops.block_diagonal(torch.cat([c, c, x], 1), self.qkv.weight, self.qkv.bias).transpose(1, 2)
-        cell = (state["C"], state["n"], state["m"])
         q, k, v = ops.split(qkv, [inner] * 3)
-        gates = ops.linear(qkv, self.gates.weight, self.gates.bias)
-        if self.spec.relative:
-            h, (C, n, m) = ops.relative_mlstm(q, k, v, gates, cell, self.spec.eps, self.offset)
-        else:
-            h, (C, n, m) = ops.mlstm(q, k, v, gates, cell, self.spec.eps)
+        h, new = _stabilized(self, q, k, v, ops.linear(qkv, self.gates.weight, self.gates.bias), state)
         h = ops.head_norm(h, self.head_norm.weight, self.head_norm.bias, self.spec.head_norm)
         y = (h + (self.skip * c).transpose(1, 2)) * ops.silu(z)
-        return ops.linear(y, self.down.weight, self.down.bias), _with_window(window, C=C, n=n, m=m)
+        return ops.linear(y, self.down.weight, self.down.bias), _with_window(window, **new)
 
 
 class MLSTMLayer(nn.Module):
@@ -105,12 +100,7 @@ class MLSTMLayer(nn.Module):
             h, (C, n) = ops.bounded_mlstm(q, k, v, gates, (state["C"], state["n"]))
             new = {"C": C, "n": n}
         else:
-            cell = (state["C"], state["n"], state["m"])
-            if spec.relative:
-                h, (C, n, m) = ops.relative_mlstm(q, k, v, gates, cell, spec.eps, self.offset)
-            else:
-                h, (C, n, m) = ops.mlstm(q, k, v, gates, cell, spec.eps)
-            new = {"C": C, "n": n, "m": m}
+            h, new = _stabilized(self, q, k, v, gates, state)
         weight, bias = (self.head_norm.weight, self.head_norm.bias) if spec.head_norm.weight else (None, None)
         h = ops.head_norm(h, weight, bias, spec.head_norm)
         return ops.linear(torch.sigmoid(o) * h, self.out.weight, self.out.bias), new
@@ -169,6 +159,18 @@ class FeedForwardLayer(nn.Module):
         hidden = ops.activation(gate, self.spec.activation) * up
         del gate, up  # the widest vectors of a block, and done with
         return ops.linear(hidden, self.down.weight, self.down.bias)
+
+
+def _stabilized(
+    layer: UpMLSTMLayer | MLSTMLayer, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: States
+) -> tuple[Tensor, NewStates]:
+    """The mLSTM with its stabilizer, on relative gates where the layer has such: h and the new state {C, n, m}."""
+    cell, eps = (state["C"], state["n"], state["m"]), layer.spec.eps
+    if layer.spec.relative:
+        h, (C, n, m) = layer.ops.relative_mlstm(q, k, v, gates, cell, eps, layer.offset)
+    else:
+        h, (C, n, m) = layer.ops.mlstm(q, k, v, gates, cell, eps)
+    return h, {"C": C, "n": n, "m": m}
 
 
 LAYERS = {UpMLSTM: UpMLSTMLayer, MLSTM: MLSTMLayer, SLSTM: SLSTMLayer}

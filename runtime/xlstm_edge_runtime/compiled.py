@@ -9,6 +9,16 @@ from collections.abc import Collection
 from pathlib import Path
 
 from .errors import BundleError, shown
+from .graph_file import (
+    ATTRIBUTE_NAME,
+    GRAPH_INITIALIZER,
+    GRAPH_NODE,
+    MODEL_FUNCTION,
+    MODEL_GRAPH,
+    NODE_ATTRIBUTE,
+    NODE_OPERATOR,
+    WORD,
+)
 from .manifest import Manifest, check_hash
 from .protobuf import BYTES, VARINT, children, fields, varint
 from .providers import Choice
@@ -16,11 +26,8 @@ from .reading import read_bytes
 
 LARGEST = 1 << 20  # bytes of the small file
 OPERATOR, DOMAIN = b"EPContext", b"com.microsoft"
-WORD = b"location"  # names a file that a tensor lies in
-# Field numbers of onnx.proto
-MODEL_GRAPH, MODEL_FUNCTION, GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 7, 25, 1, 5, 15
-NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN = 4, 5, 7
-ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_STRING = 1, 3, 4
+# Field numbers of onnx.proto that only this file needs
+GRAPH_SPARSE, NODE_DOMAIN, ATTRIBUTE_INT, ATTRIBUTE_STRING = 15, 7, 3, 4
 
 
 def compiled_graph(folder: Path, manifest: Manifest, choice: Choice) -> Path | None:

@@ -205,12 +205,11 @@ def _check_header(
         raise StateError(
             f"expected a snapshot of this model's checkpoint, got {shown_path(path)} of another; load the matching bundle"
         )
-    tensors = _tensors(table, dtypes[version], header.value)
-    if (other := _tensors(table.other_form(), dtypes[version], header.value)).keys() == header.value.keys() - {
-        METADATA
-    }:
+    given = header.value.keys() - {METADATA}
+    tensors, other = (_tensors(form, dtypes[version], given) for form in (table, table.other_form()))
+    if other.keys() == given:
         tensors = other
-    if odd := sorted(tensors.keys() ^ (header.value.keys() - {METADATA})):
+    if odd := sorted(tensors.keys() ^ given):
         raise StateError(
             f"expected the {len(tensors)} state tensors of this model in {where}, got a difference at {shown(odd[0])}; {ADVICE}"
         )

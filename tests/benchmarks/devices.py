@@ -8,7 +8,6 @@ OpenVINO. Prints the table of exporters/targets.md.
 """
 
 import argparse
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
 import xlstm_edge
 import xlstm_edge_runtime as xr
 from tests.conftest import BY_NAME, SHIPPED
+from tests.gates import with_gates
 from tests.oracles.cases import Case, large
 from tests.oracles.official import make_checkpoint
 from xlstm_edge_exporters.checkpoints import open_checkpoint
@@ -50,25 +50,11 @@ def checkpoints(folder: Path, named: list[str]) -> Iterator[tuple[str, Path]]:
     yield "shipped", SHIPPED
     yield "v1, odd sizes", make_checkpoint(BY_NAME["lm-mixed"], folder / "odd")
     base = make_checkpoint(Case("hot", "xlstm_large", large(256, 4, 4, 500)), folder / "base")
-    for name, biases in HOT.items():
-        yield name, with_biases(base, folder / name.replace(", ", "-").replace(" ", "-"), *biases)
+    for name, (igate, fgate) in HOT.items():
+        yield name, with_gates(base, folder / name.replace(", ", "-").replace(" ", "-"), igate=igate, fgate=fgate)
     for word in named:
         name, _, place = word.partition("=")
         yield name, Path(place)
-
-
-def with_biases(base: Path, folder: Path, igate: float, fgate: float) -> Path:
-    """A copy whose gates' biases are these, before the soft cap of 15."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(base, folder, dirs_exist_ok=True)
-    tensors = load_file(folder / "model.safetensors")
-    for name, tensor in tensors.items():
-        for part, value in (("igate_preact.bias", igate), ("fgate_preact.bias", fgate)):
-            if name.endswith(part):
-                tensor.fill_(value)
-    save_file(tensors, folder / "model.safetensors")
-    return folder
 
 
 def written_text(model: xr.Model, count: int) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..relative_gates import HEADROOM
 from ..spec import SMALL_EPS, Activation, Norm
 from . import MLSTMState, SLSTMState
-from .emit import emit, merge_heads, reshape, slice_axis, split
+from .emit import emit, merge_heads, reshape, slice_axis, slstm_cell, split
 from .portable import Portable
 
 # The head's norm makes the size of h invisible unless it is near the norm's epsilon; so the normalizer may be larger than it
@@ -20,8 +20,6 @@ from .portable import Portable
 # number instead: of float16, or next to nothing in float32. It must not be larger, or small true ones make another h.
 LARGEST_H, SMALLEST_HALF, SMALLEST_FLOAT = 2.0**7, 2.0**-24, 1e-30
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
-
-
 # 2 artanh(t) / t as a polynomial of t^2, Chebyshev on 0 to 1/9; off by 4e-9 at most.
 SERIES = (2.000000007681758, 0.6666632164140144, 0.40024595229818943, 0.2796515775679465, 0.28157778313522575)
 
@@ -100,16 +98,11 @@ class Accelerator(Portable):
 
     def slstm(self, wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
         """The stabilized step; c / n is no larger than 1, and n between 1 and the number of tokens remembered."""
-        (y, c, n, m), (heads, dh, _) = state, recurrent.shape
+        heads, dh, _ = recurrent.shape
         wx = reshape(wx, [1, 2, heads, 2 * dh], keep=0).transpose(1, 2)
-        raw = reshape(wx, [1, heads, 1, 4 * dh], keep=0) + y @ recurrent
-        i, minus_f, z, o = split(raw, [dh] * 4)
-        decayed = m - self._softplus(minus_f)
-        m = torch.maximum(i, decayed)
-        gain, decay = torch.exp(i - m), torch.exp(decayed - m)
-        c = decay * c + gain * torch.tanh(z)
-        n = decay * n + gain
-        y = torch.sigmoid(o) * (c / n)
+        raw = reshape(wx, [1, heads, 1, 4 * dh], keep=0) + state[0] @ recurrent
+        o, c, n, m = slstm_cell(raw, state, self._softplus)
+        y = o * (c / n)
         return reshape(y, [1, 1, heads, dh], keep=0), (y, c, n, m)
 
     def _softplus(self, x: Tensor) -> Tensor:

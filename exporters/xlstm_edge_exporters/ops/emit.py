@@ -4,7 +4,7 @@
 on with; nothing is computed. These functions are used while `torch.onnx.export` traces, never to run a model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -74,6 +74,18 @@ def grouped_conv(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) ->
     """Conv along time of x (B, C, T), unpadded; torch would invent a zero bias where there is none."""
     length = x.shape[2] - weight.shape[2] + 1
     return emit("Conv", x, weight, bias, shape=[x.shape[0], weight.shape[0], length], group=groups)
+
+
+def slstm_cell(
+    raw: Tensor, state: Sequence[Tensor], softplus: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One stabilized sLSTM step: raw (B, H, 1, 4*DH) = [i | -f | z | o], state (y, c, n, m) -> (sigmoid(o), c, n, m)."""
+    _, c, n, m = state
+    i, minus_f, z, o = split(raw, [raw.shape[-1] // 4] * 4)
+    decayed = m - softplus(minus_f)
+    m = torch.maximum(i, decayed)
+    gain, decay = torch.exp(i - m), torch.exp(decayed - m)
+    return torch.sigmoid(o), decay * c + gain * torch.tanh(z), decay * n + gain, m
 
 
 def mean_last(x: Tensor) -> Tensor:

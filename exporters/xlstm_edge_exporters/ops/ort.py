@@ -11,6 +11,7 @@ without pools, sums and loops over one token.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from .emit import (
     merge_heads,
     reshape,
     slice_axis,
+    slstm_cell,
     split,
     split_heads,
     unsqueeze_last,
@@ -189,16 +191,11 @@ def _attend(
 
 def _slstm_step(wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
     """One token: wx (B, 2*H*2*DH, 1); what `passes.scan` puts into its loop."""
-    (y, c, n, m), batch, (heads, dh, _) = state, wx.shape[0], recurrent.shape
+    batch, (heads, dh, _) = wx.shape[0], recurrent.shape
     wx = reshape(wx, [batch, 2, heads, 2 * dh], keep=1).transpose(1, 2)
-    raw = reshape(wx, [batch, heads, 1, 4 * dh], keep=1) + y @ recurrent
-    i, minus_f, z, o = split(raw, [dh] * 4)
-    decayed = m - emit("Softplus", minus_f)
-    m = torch.maximum(i, decayed)
-    gain, decay = torch.exp(i - m), torch.exp(decayed - m)
-    c = decay * c + gain * torch.tanh(z)
-    n = decay * n + gain
-    y = torch.sigmoid(o) * c / n
+    raw = reshape(wx, [batch, heads, 1, 4 * dh], keep=1) + state[0] @ recurrent
+    o, c, n, m = slstm_cell(raw, state, partial(emit, "Softplus"))
+    y = o * c / n
     return reshape(y, [batch, 1, heads, dh], keep=1), (y, c, n, m)
 
 

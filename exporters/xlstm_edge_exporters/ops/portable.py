@@ -12,7 +12,18 @@ from torch import Tensor
 
 from ..spec import Activation, Norm
 from . import MLSTMState, SLSTMState
-from .emit import emit, grouped_conv, last_token, mean_last, merge_heads, reshape, slice_axis, split, split_heads
+from .emit import (
+    emit,
+    grouped_conv,
+    last_token,
+    mean_last,
+    merge_heads,
+    reshape,
+    slice_axis,
+    slstm_cell,
+    split,
+    split_heads,
+)
 
 
 class Portable:
@@ -122,16 +133,11 @@ class Portable:
         raise NotImplementedError
 
     def slstm(self, wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
-        (y, c, n, m), (heads, dh, _) = state, recurrent.shape
+        heads, dh, _ = recurrent.shape
         wx = reshape(wx, [1, 2, heads, 2 * dh], keep=0).transpose(1, 2)
-        raw = reshape(wx, [1, heads, 1, 4 * dh], keep=0) + y @ recurrent
-        i, minus_f, z, o = split(raw, [dh] * 4)
-        decayed = m - _softplus(minus_f)
-        m = torch.maximum(i, decayed)
-        gain, decay = torch.exp(i - m), torch.exp(decayed - m)
-        c = decay * c + gain * torch.tanh(z)
-        n = decay * n + gain
-        y = torch.sigmoid(o) * c / n
+        raw = reshape(wx, [1, heads, 1, 4 * dh], keep=0) + state[0] @ recurrent
+        o, c, n, m = slstm_cell(raw, state, _softplus)
+        y = o * c / n
         return reshape(y, [1, 1, heads, dh], keep=0), (y, c, n, m)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..weights import Weights
 from .encodings import Encoding, ProductEncoding, all_of, rounded_weight
 from .orientation import is_table
-from .rewrite import DATA, SCALES
+from .rewrite import DATA, SCALES, pending_initializer
 from .sources import Load
 
 PRODUCTS = ("MatMul", "Gemm")
@@ -48,8 +48,8 @@ def _rewrite(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
     assert weight.name is not None and weight.shape is not None and node.inputs[0] is not None
     name, shape = weight.name, [int(size) for size in weight.shape.numpy()]
     axis = output_axis(name)
-    data = _initializer(graph, name + DATA, shape, ir.DataType.INT8)
-    scales = _initializer(graph, name + SCALES, [shape[axis]], ir.DataType.FLOAT)
+    data = pending_initializer(graph, name + DATA, shape, ir.DataType.INT8)
+    scales = pending_initializer(graph, name + SCALES, [shape[axis]], ir.DataType.FLOAT)
     restored = ir.node("DequantizeLinear", [data, scales], {"axis": axis}, name=f"{node.name}_weight")
     before = _through(graph, name, "input", node.inputs[0], f"{node.name}_input")
     product = ir.node(node.op_type, [before[-1].outputs[0], restored.outputs[0]], dict(node.attributes), name=node.name)
@@ -66,28 +66,11 @@ def _rewrite(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
 
 def _through(graph: ir.Graph, name: str, side: str, value: ir.Value, label: str) -> list[ir.Node]:
     """QuantizeLinear and DequantizeLinear by the same scale and zero point: what goes in and comes out is tied."""
-    scale = _initializer(graph, f"{name}.{side}_scale", [], ir.DataType.FLOAT)
-    zero = _initializer(graph, f"{name}.{side}_zero_point", [], ir.DataType.UINT16)
+    scale = pending_initializer(graph, f"{name}.{side}_scale", [], ir.DataType.FLOAT)
+    zero = pending_initializer(graph, f"{name}.{side}_zero_point", [], ir.DataType.UINT16)
     quantize = ir.node("QuantizeLinear", [value, scale, zero], name=f"{label}_quantize")
     quantize.outputs[0].type, quantize.outputs[0].shape = ir.TensorType(ir.DataType.UINT16), value.shape
     return [quantize, ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero], name=f"{label}_dequantize")]
-
-
-def _initializer(graph: ir.Graph, name: str, shape: list[int], dtype: ir.DataType) -> ir.Value:
-    if name not in graph.initializers:
-        graph.register_initializer(
-            ir.Value(
-                name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=_pending(name, shape, dtype)
-            )
-        )
-    return graph.initializers[name]
-
-
-def _pending(name: str, shape: list[int], dtype: ir.DataType) -> ir.LazyTensor:
-    def fail() -> ir.TensorProtocol:
-        raise ValueError(f"{name} was never given its data")
-
-    return ir.LazyTensor(fail, dtype, ir.Shape(shape), name=name)
 
 
 def output_axis(name: str) -> int:

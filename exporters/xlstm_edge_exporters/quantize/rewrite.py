@@ -56,10 +56,10 @@ def _matmul(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) ->
     assert weight.shape is not None and weight.name is not None
     rows, columns = matrix_shape(weight.name, [int(size) for size in weight.shape.numpy()])
     blocks = scheme.blocks_per_row(columns)
-    data = _initializer(
+    data = pending_initializer(
         graph, weight.name + DATA, [rows, blocks, scheme.block_size * scheme.bits // 8], ir.DataType.UINT8
     )
-    scales = _initializer(graph, weight.name + SCALES, [rows, blocks], ir.DataType.FLOAT)
+    scales = pending_initializer(graph, weight.name + SCALES, [rows, blocks], ir.DataType.FLOAT)
     attributes = {"K": columns, "N": rows, "bits": scheme.bits, "block_size": scheme.block_size, "accuracy_level": 4}
     return ir.node("MatMulNBits", [node.inputs[0], data, scales], attributes, domain=MS, name=node.name)
 
@@ -84,8 +84,8 @@ def _gather(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) ->
     rows, columns = (int(size) for size in weight.shape.numpy())
     blocks = scheme.blocks_per_row(columns)
     padded = blocks * scheme.block_size
-    table = _initializer(graph, weight.name + TABLE, [rows, padded * scheme.bits // 8], ir.DataType.UINT8)
-    scales = _initializer(graph, weight.name + SCALES, [rows, blocks], ir.DataType.FLOAT)
+    table = pending_initializer(graph, weight.name + TABLE, [rows, padded * scheme.bits // 8], ir.DataType.UINT8)
+    scales = pending_initializer(graph, weight.name + SCALES, [rows, blocks], ir.DataType.FLOAT)
     attributes = {"bits": scheme.bits, "block_size": scheme.block_size, "gather_axis": 0, "quantize_axis": 1}
     inputs = [table, node.inputs[1], scales]
     gather = ir.node("GatherBlockQuantized", inputs, attributes, domain=MS, name=node.name)
@@ -104,7 +104,8 @@ def _constant(graph: ir.Graph, name: str, number: int) -> ir.Value:
     return value
 
 
-def _initializer(graph: ir.Graph, name: str, shape: list[int], dtype: ir.DataType) -> ir.Value:
+def pending_initializer(graph: ir.Graph, name: str, shape: list[int], dtype: ir.DataType) -> ir.Value:
+    """The graph's initializer of that name; a new one has no data yet, which the bundle writer gives it."""
     if name not in graph.initializers:
         graph.register_initializer(
             ir.Value(

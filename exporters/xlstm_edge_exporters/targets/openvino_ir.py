@@ -92,9 +92,8 @@ def _keep_inside(openvino: Any, model: Any, row: StateSpec) -> None:
     info = util.VariableInfo()
     info.data_shape, info.data_type, info.variable_id = past.partial_shape, past.element_type, row.name
     variable = util.Variable(info)
-    start = (
-        [] if row.initial == 0.0 else [np.full((1, *row.graph_shape), row.initial, np.float32)]
-    )  # 0 without being told
+    # 0 without being told
+    start = [] if row.initial == 0.0 else [np.full((1, *row.graph_shape), row.initial, np.float32)]
     read = ops.read_value(*start, variable, name=row.input_name)
     past.output(0).replace(read.output(0))
     write = ops.assign(present.input_value(0).get_node(), variable, name=row.output_name)

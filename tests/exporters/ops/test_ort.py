@@ -1,18 +1,17 @@
 """Gates near their caps, where a lowering could saturate."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
 
 import xlstm_edge
 import xlstm_edge_runtime as xr
 from xlstm_edge_exporters.targets import TARGETS
 
 from ...conftest import BY_NAME, sequence_for
+from ...gates import with_gates
 from ...oracles.cases import Case
 from ...oracles.official import official_step
 
@@ -27,14 +26,8 @@ def test_gates_near_their_caps(
     igate: float, fgate: float, target: str, checkpoint_of: CheckpointOf, tmp_path: Path
 ) -> None:
     """Small decays meet large gains: a decay that loses its digits is seen here."""
-    case, folder = BY_NAME["large-plain"], tmp_path / "checkpoint"
-    shutil.copytree(checkpoint_of(case), folder)
-    tensors = load_file(folder / "model.safetensors")
-    for name, tensor in tensors.items():
-        for part, value in (("igate_preact.bias", igate), ("fgate_preact.bias", fgate)):
-            if name.endswith(part):
-                tensor.fill_(value)
-    save_file(tensors, folder / "model.safetensors")
+    case = BY_NAME["large-plain"]
+    folder = with_gates(checkpoint_of(case), tmp_path / "checkpoint", igate=igate, fgate=fgate)
     sequence = sequence_for(case, 60)
     expected = official_step(case, folder, sequence, "float64")
     assert expected is not None
@@ -55,15 +48,8 @@ def test_gates_that_move_at_their_caps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The true normalizer is then far below what a memory holds at other times: no lower bound may stand in for it."""
-    case, folder = BY_NAME["large-plain"], tmp_path / "checkpoint"
-    shutil.copytree(checkpoint_of(case), folder)
-    tensors = load_file(folder / "model.safetensors")
-    for name, tensor in tensors.items():
-        if name.endswith("igate_preact.weight"):
-            tensor.mul_(factor)
-        if name.endswith("igate_preact.bias"):
-            tensor.fill_(igate)
-    save_file(tensors, folder / "model.safetensors")
+    case = BY_NAME["large-plain"]
+    folder = with_gates(checkpoint_of(case), tmp_path / "checkpoint", igate=igate, factor=factor)
     sequence = sequence_for(case, 40)
     expected = official_step(case, folder, sequence, "float64")
     assert expected is not None
