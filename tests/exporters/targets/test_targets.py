@@ -121,3 +121,28 @@ def test_what_was_found_in_float16_is_said(checkpoint_of: Callable[[Case], Path]
     assert [line for line in bundle.notes if line.startswith("float16 over 128 tokens: ")]
     assert bundle.provider == "qnn"
     assert "Snapdragon" in bundle.use
+
+
+@pytest.mark.parametrize("name", [name for name in ACCELERATORS if TARGETS[name].half])
+@pytest.mark.parametrize("case", ["lm-mixed", "large-plain", "large-fused"])
+def test_what_qualcomm_computes_badly_is_not_there(case: str, name: str, bundle_of: BundleOf) -> None:
+    """Its Softplus, its Gemm with a bias (which onnxruntime makes of a bias of one axis), and a Gemm right before a Tanh."""
+    graph = graph_of(bundle_of(BY_NAME[case], name))
+    made = {output: node for node in graph.node for output in node.output}
+    weights = {tensor.name for tensor in graph.initializer}
+    products = {output for node in graph.node if node.op_type in ("MatMul", "Gemm") for output in node.output}
+    assert products
+    for node in graph.node:
+        assert node.op_type != "Softplus"
+        assert node.op_type != "Tanh" or made[node.input[0]].op_type != "Gemm"
+        if node.op_type == "Add" and products & set(node.input):
+            assert not {name for name in node.input if name in weights and name.endswith(".bias")}
+
+
+@pytest.mark.parametrize(("name", "package"), [("coreml", "coremltools"), ("openvino", "openvino")])
+def test_a_missing_compiler_is_told_before_any_work(
+    name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(xr.DependencyError, match=f"expected the package {package} for --compile"):
+        xlstm_edge.export("nowhere", tmp_path / "b", target=name, ahead_of_time=True)
