@@ -42,7 +42,7 @@ def test_one_opens_again_and_is_what_runs(bundle: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bundle, tmp_path / "bundle")
     options = {"soc": "8gen2"}
     names = [check.name for check in verify_bundle(folder, provider="qnn", provider_options=options)]
-    assert names == ["files", "graph", "placement", "step", "snapshot"]
+    assert names == ["files", "compiled", "graph", "placement", "step", "snapshot"]
     wanted = xr.load(bundle, threads=1).session()
     data = folder / "model.onnx.data"
     data.write_bytes(bytes(data.stat().st_size))
