@@ -26,6 +26,7 @@ def describe_bundle(manifest: Manifest) -> Facts:
         "parameters": manifest.model.parameters,
         "tied": manifest.model.tied,
         "chunk": manifest.graph.chunk,
+        "prompt_graph": manifest.graph.prompt,
         "tokenizer": manifest.tokenizer.kind,
         "special_tokens": {
             "bos": manifest.special_tokens.bos,

@@ -112,7 +112,12 @@ AheadOfTime = Annotated[
     typer.Option("--compile", help="Add the form of the target's own runtime: a Core ML package, OpenVINO's IR."),
 ]
 Chunk = Annotated[
-    int | None, typer.Option(help="Most tokens of one call.", show_default="64; 1 for accelerators and portable")
+    int | None,
+    typer.Option(
+        help="Most tokens of one call. For accelerators more than 1 adds a second graph, which reads prompts in calls of so "
+        "many: 32 is a good number.",
+        show_default="64; 1 for accelerators and portable",
+    ),
 ]
 Quantize = Annotated[
     Literal["int8", "int4", "mixed", "a16w8"] | None,

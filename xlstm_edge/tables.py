@@ -39,7 +39,8 @@ def facts_table(facts: Facts, title: str) -> Table:
         "state": f"{human(facts['state_bytes'])} a session, whatever its length ({len(facts['state'])} tensors)",
     }
     if facts["kind"] == "bundle":
-        rows["graph"] = f"{facts['target']}, opset {facts['opset']}, up to {facts['chunk']} tokens a call"
+        tokens = f"1 or {facts['chunk']}" if facts["prompt_graph"] else f"up to {facts['chunk']}"
+        rows["graph"] = f"{facts['target']}, opset {facts['opset']}, {tokens} tokens a call"
         rows["runtime"] = f"onnxruntime {facts['minimum_onnxruntime']} or newer"
         rows["tokenizer"] = facts["tokenizer"]
     if facts.get("notes"):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.errors import CheckpointError
-from xlstm_edge_runtime.layout import GRAPH, MANIFEST, VECTORS
+from xlstm_edge_runtime.layout import GRAPH, MANIFEST, PROMPT_GRAPH, VECTORS
 from xlstm_edge_runtime.manifest import Dimensions, FileEntry, GraphInfo, Manifest, file_entry
 from xlstm_edge_runtime.manifest_sections import A_SCALE_AN_OUTPUT, CompiledGraph, Quantization, TensorQuantization
 from xlstm_edge_runtime.progress import Progress, no_progress
@@ -30,6 +30,7 @@ from .checkpoints.files import sha256
 from .external_data import save_graph
 from .interface import GraphOptions, graph_states, input_name, output_name
 from .output_folder import placed, refuse_target
+from .prompt_graph import write_prompt_graph
 from .quantize.activations import QuantizeActivations, integer_sources
 from .quantize.encodings import Encoded, ProductEncoding
 from .quantize.plan import Plan
@@ -76,12 +77,17 @@ def write_bundle(
     text = text or read_text_assets(checkpoint)
     with placed(out, force) as folder:
         progress("tracing", 0, 0)
-        model = trace(checkpoint.spec, options)
+        model = trace(checkpoint.spec, options.step)
         write_graph(
             model, checkpoint, folder, progress, options=options, plan=plan, quantizer=quantizer, encodings=encodings
         )
+        prompt = (
+            write_prompt_graph(checkpoint.spec, options, folder / GRAPH, encodings or ())
+            if options.has_prompts
+            else None
+        )
         table = states_of(checkpoint, options)
-        for line in _checked(folder / GRAPH, checkpoint, options, table, bool(encodings), progress):
+        for line in _checked(folder / GRAPH, prompt, checkpoint, options, table, bool(encodings), progress):
             note(line)
         stored = options.lowering.canonical_weights(checkpoint.spec, read_weights(folder / GRAPH))
         marks, rounded = rounding_of(plan or {}, encodings or {})
@@ -94,7 +100,7 @@ def write_bundle(
         compiled: Mapping[str, CompiledGraph] = {}
         if chips or ahead_of_time:
             family, quantize = checkpoint.spec.family, (recipe or {}).get("quantize")
-            compiled = options.lowering.compile(folder / GRAPH, table, family, quantize, chips, progress)
+            compiled = options.lowering.compile(folder / GRAPH, table, family, quantize, chips, progress, prompt=prompt)
         progress("hashing", 0, 0)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
         quantization = _quantization(plan or {}, encodings or {}, recipe or {})
@@ -160,6 +166,7 @@ def describe(
             output=output_name(spec),
             chunk=options.chunk,
             all_logits=options.all_logits,
+            prompt=PROMPT_GRAPH if options.has_prompts else None,
         ),
         tokenizer=text.info,
         special_tokens=text.special,
@@ -172,7 +179,13 @@ def describe(
 
 
 def _checked(
-    graph: Path, checkpoint: Checkpoint, options: GraphOptions, table: StateTable, integers: bool, progress: Progress
+    graph: Path,
+    prompt: Path | None,
+    checkpoint: Checkpoint,
+    options: GraphOptions,
+    table: StateTable,
+    integers: bool,
+    progress: Progress,
 ) -> list[str]:
     """What the target has to say of the graph, beside the checkpoint in float32; of integers, beside the weights they are."""
     weights = checkpoint.weights
@@ -184,7 +197,7 @@ def _checked(
         return run_variants(checkpoint.spec, weights, inputs, variants)["float32"]
 
     parameters = count_parameters(checkpoint.spec)
-    return options.lowering.check(graph, table, parameters, reference, integers, progress)
+    return options.lowering.check(graph, table, parameters, reference, integers, progress, prompt=prompt)
 
 
 def target_weights(checkpoint: Checkpoint, options: GraphOptions) -> Weights:

@@ -6,7 +6,7 @@ Accelerators compute so, and say nothing when a number leaves the range: some tu
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from xlstm_edge_runtime.state import StateTable
 LARGEST = 65504.0  # the largest float16
 KEPT = 4 << 30  # bytes of weights that stay in memory; those of larger graphs are read for every token
 PRODUCTS, LEAST_TOKENS, MOST_TOKENS = 8e9, 8, 128
+FEWEST_CALLS = 2  # of several tokens: from the start, and from a state
 EXACT = ("scale", "scales")  # of integers: hardware multiplies them in more bits
 Values = dict[str, Tensor]
 Outputs = Callable[[NDArray[np.generic]], NDArray[np.float64]]
@@ -87,7 +88,8 @@ class Float16Report:
 
     `difference` is the largest of an output, as a share of the outputs' range; `equal` how many outputs have the same
     likeliest token (or, of vectors, largest element). `exact` is the largest difference of the graph in float32, of which
-    nothing but rounding is allowed. `largest` is the largest number of any operator, `where` it came from.
+    nothing but rounding is allowed. `largest` is the largest number of any operator, `where` it came from; `inputs` is what was
+    fed, in calls of `call` tokens, of which each has one output.
     """
 
     tokens: int
@@ -96,6 +98,8 @@ class Float16Report:
     exact: float
     largest: float
     where: str
+    inputs: NDArray[np.generic] = field(repr=False, compare=False, default_factory=lambda: np.zeros(0))
+    call: int = 1
 
     @property
     def saturated(self) -> bool:
@@ -104,8 +108,9 @@ class Float16Report:
 
     def __str__(self) -> str:
         where = f"{self.where} gave a number out of float16's range" if self.saturated else "no number out of range"
+        what = "tokens" if self.call == 1 else f"calls of {self.call} tokens"
         return (
-            f"float16 over {self.tokens} tokens: outputs within {self.difference:.2%} of their range, likeliest token the same "
+            f"float16 over {self.tokens} {what}: outputs within {self.difference:.2%} of their range, likeliest token the same "
             f"in {self.equal}, {where}"
         )
 
@@ -129,6 +134,23 @@ def measure_float16(
         return _measure(path, table, count, reference, progress)
 
 
+def measure_prompts(
+    path: Path, table: StateTable, inputs: NDArray[np.generic], reference: Outputs, progress: Progress = no_progress
+) -> Float16Report:
+    """The same of a graph that takes several tokens in a call, over `inputs` (T,) or (T, D), twice as long if they are few."""
+    with torch.no_grad(), _one_thread():
+        floats, halves = _Stream(path, table, rounded=False), _Stream(path, table, rounded=True)
+        call = floats.tokens
+        count = max(len(inputs) // call, FEWEST_CALLS)
+        fed = np.resize(inputs, (count * call, *inputs.shape[1:]))
+        wanted, runs = reference(fed)[call - 1 :: call], list[tuple[Tensor, Tensor]]()
+        for index in range(count):
+            progress("float16", index, count)
+            part = torch.from_numpy(fed[None, index * call : (index + 1) * call])
+            runs.append((floats.read(part), halves.read(part)))
+        return _report(runs, wanted, halves.graph, fed, call)
+
+
 def _measure(path: Path, table: StateTable, count: int, reference: Outputs, progress: Progress) -> Float16Report:
     floats, halves = _Stream(path, table, rounded=False), _Stream(path, table, rounded=True)
     source, runs = _Source(floats.graph), list[tuple[Tensor, Tensor]]()
@@ -137,11 +159,23 @@ def _measure(path: Path, table: StateTable, count: int, reference: Outputs, prog
         feed = source.next()
         runs.append((floats.step(feed), halves.step(feed)))
         source.take(runs[-1][0])
-    wanted = [torch.from_numpy(row).float() for row in reference(source.inputs())]
+    fed = source.inputs()
+    return _report(runs, reference(fed), halves.graph, fed, 1)
+
+
+def _report(
+    runs: Sequence[tuple[Tensor, Tensor]],
+    reference: NDArray[np.float64],
+    rounded: Float16Graph,
+    fed: NDArray[np.generic],
+    call: int,
+) -> Float16Report:
+    """Outputs in float32 and float16 beside those that are wanted."""
+    wanted = [torch.from_numpy(row).float() for row in reference]
     exact = max(_share(got, want) for (got, _), want in zip(runs, wanted, strict=True))
     difference = max(_share(got, want) for (_, got), want in zip(runs, wanted, strict=True))
     equal = sum(int(got.argmax() == want.argmax()) for (_, got), want in zip(runs, wanted, strict=True))
-    return Float16Report(count, difference, equal, exact, halves.graph.largest, halves.graph.where)
+    return Float16Report(len(runs), difference, equal, exact, rounded.largest, rounded.where, fed, call)
 
 
 class _Stream:
@@ -152,12 +186,20 @@ class _Stream:
         self._names = {row.output_name: row.input_name for row in table}
         initial = table.initial()
         self._state = {row.input_name: torch.from_numpy(initial[row.name]) for row in table}
+        self._input = next(value for value in self.graph.inputs if value.name not in self._state)
+        assert self._input.shape is not None
+        self.tokens = int(self._input.shape.numpy()[1])
+
+    def read(self, inputs: Tensor) -> Tensor:
+        """Ids (1, T) or vectors (1, T, D) in, the outputs of the last."""
+        return self.step({str(self._input.name): inputs})
 
     def step(self, feed: Values) -> Tensor:
-        """One token or vector in, its outputs."""
+        """The same, by the name of the input."""
         results = self.graph.run({**feed, **self._state})
         self._state = {self._names[name]: value for name, value in results.items() if name in self._names}
-        return next(value for name, value in results.items() if name not in self._names).reshape(-1)
+        output = next(value for name, value in results.items() if name not in self._names)
+        return output.reshape(-1, output.shape[-1])[-1]
 
 
 @contextlib.contextmanager

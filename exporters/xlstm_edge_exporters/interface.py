@@ -1,6 +1,6 @@
 """What a graph takes and gives: its options, the names of its inputs and outputs, its states as it holds them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xlstm_edge_runtime.state import StateTable
 
@@ -10,7 +10,10 @@ from .targets import TARGETS, Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphOptions:
-    """What the graph is for: a name of `TARGETS`, and `chunk`, the most tokens of one call (1 for static targets)."""
+    """What the graph is for: a name of `TARGETS`, and `chunk`, the most tokens of one call.
+
+    A static target's graph takes one token; where `chunk` is more, a second graph takes exactly so many.
+    """
 
     target: str = "cpu"
     chunk: int = 64
@@ -20,6 +23,16 @@ class GraphOptions:
     def lowering(self) -> Target:
         """How a model becomes a graph for this target."""
         return TARGETS[self.target]
+
+    @property
+    def step(self) -> "GraphOptions":
+        """Of the graph that a session decodes with."""
+        return replace(self, chunk=1) if self.lowering.static else self
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether there is a second graph, which these options trace."""
+        return self.lowering.static and self.chunk > 1
 
 
 def input_name(spec: ModelSpec) -> str:

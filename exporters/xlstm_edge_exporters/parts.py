@@ -86,7 +86,7 @@ def _trace(small: ModelSpec, options: GraphOptions) -> Parts:
     """One torch.onnx.export for all parts of a model that has each of its blocks once, of fake tensors."""
     target, table = options.lowering, options.lowering.states(small.state_table())
     # Sizes that stay open must not be 0 or 1, which torch would fix.
-    batch, tokens = 1 if target.static else 2, 1 if target.static or options.chunk == 1 else 3
+    batch, tokens = (1, options.chunk) if target.static else (2, 1 if options.chunk == 1 else 3)
     with FakeTensorMode():
         module = _Module(Model(small, target.ops(options.chunk), all_logits=options.all_logits)).eval()
         vectors = torch.zeros(batch, tokens, small.width)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from xlstm_edge_runtime.errors import InputError, printable, shown, shown_path
-from xlstm_edge_runtime.manifest_sections import LARGEST_CHUNK, RECIPE
+from xlstm_edge_runtime.manifest_sections import RECIPE
 from xlstm_edge_runtime.reading import LARGEST_TEXT, read_bytes
 
 from .quantize.scheme import BITS, Scheme
@@ -92,11 +92,10 @@ class Recipe:
         if self.target not in TARGETS:
             raise InputError(f"expected a target among {', '.join(TARGETS)}, got {shown(self.target)}; choose one")
         target = TARGETS[self.target]
-        most = 1 if target.static else LARGEST_CHUNK
-        if self.chunk is not None and not 1 <= self.chunk <= most:
-            advice = f"leave it out for {target.default_chunk}"
+        if self.chunk is not None and not 1 <= self.chunk <= target.longest_chunk:
             raise InputError(
-                f"expected a chunk of 1 to {most} tokens for {self.target}, got {shown(self.chunk)}; {advice}"
+                f"expected a chunk of 1 to {target.longest_chunk} tokens for {self.target}, got {shown(self.chunk)}; leave it "
+                f"out for {target.default_chunk}"
             )
         for chip in self.chips:
             if chip not in target.chips:

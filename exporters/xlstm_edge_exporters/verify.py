@@ -22,6 +22,7 @@ from .bundle import describe, rounding_of, target_weights
 from .checkpoints import Checkpoint
 from .graph_diff import check_structure
 from .interface import GraphOptions
+from .prompt_graph import check_shared, traced_prompts
 from .quantize.activations import PARTS, QuantizeActivations, output_axis, read_encodings
 from .quantize.check import WeightCheck
 from .quantize.encodings import rounded_weight
@@ -63,6 +64,8 @@ def verify_against(
             "expected the graph to quantize as the manifest says, got other bits or block sizes; export the bundle again"
         )
     yield Check("structure", _same_graph(manifest, checkpoint, graph, schemes))
+    if manifest.graph.prompt is not None:
+        yield Check("structure, prompts", _same_prompts(manifest, checkpoint, graph, folder / manifest.graph.prompt))
     stored, wanted = read_weights(graph), target_weights(checkpoint, options)
     yield Check("tensors", _same_weights(wanted, stored, schemes, manifest.quantization.calibrated, encodings))
     stored = options.lowering.canonical_weights(checkpoint.spec, stored)
@@ -129,17 +132,27 @@ def _integer_names(manifest: Manifest) -> list[str]:
 
 def _same_graph(manifest: Manifest, checkpoint: Checkpoint, graph: Path, schemes: Mapping[str, Scheme]) -> str:
     """The operators are those that tracing the checkpoint gives; which weights they read is part of that."""
-    model = trace(checkpoint.spec, _options(manifest))
+    model = trace(checkpoint.spec, _options(manifest).step)
     if schemes:
         QuantizeGraph(dict(schemes))(model)
-    integers = _integer_names(manifest)
-    QuantizeActivations(integers)(model)
-    weights = {
-        *target_weights(checkpoint, _options(manifest)),
-        *(name + part for name in schemes for part in (DATA, SCALES, TABLE)),
-        *(name + part for name in integers for part in PARTS),
-    }
+    QuantizeActivations(_integer_names(manifest))(model)
+    weights = _weight_names(manifest, checkpoint) | {name + part for name in schemes for part in (DATA, SCALES, TABLE)}
     return f"{check_structure(model, ir.load(graph), weights):,} operators as the checkpoint traces"
+
+
+def _same_prompts(manifest: Manifest, checkpoint: Checkpoint, graph: Path, prompt: Path) -> str:
+    """The same of the graph for prompts, which reads the weights of the other."""
+    wanted, got = traced_prompts(checkpoint.spec, _options(manifest), _integer_names(manifest)), ir.load(prompt)
+    weights = _weight_names(manifest, checkpoint)
+    count = check_structure(wanted, got, weights)
+    check_shared(ir.load(graph), got, weights)
+    return f"{count:,} operators as the checkpoint traces, over the same weights"
+
+
+def _weight_names(manifest: Manifest, checkpoint: Checkpoint) -> set[str]:
+    """Initializers that hold weights, or integers of them with a scale an output."""
+    integers = (name + part for name in _integer_names(manifest) for part in PARTS)
+    return {*target_weights(checkpoint, _options(manifest)), *integers}
 
 
 def _difference(section: str, wanted: Any, got: Any) -> str:

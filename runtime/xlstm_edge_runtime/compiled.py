@@ -30,15 +30,20 @@ OPERATOR, DOMAIN = b"EPContext", b"com.microsoft"
 GRAPH_SPARSE, NODE_DOMAIN, ATTRIBUTE_INT, ATTRIBUTE_STRING = 15, 7, 3, 4
 
 
-def compiled_graph(folder: Path, manifest: Manifest, choice: Choice) -> Path | None:
-    """The compiled graph of a bundle for the chip that `choice` is for, its files checked; None where there is none."""
+def compiled_graph(folder: Path, manifest: Manifest, choice: Choice, *, prompt: bool = False) -> Path | None:
+    """The compiled graph of a bundle for the chip that `choice` is for, its files checked; None where there is none.
+
+    With `prompt` that of the graph for prompts.
+    """
     name = choice.chip
     entry = manifest.compiled.get(name) if name is not None else None
     if entry is None or entry.provider != choice.provider.name:
         return None
-    check_compiled(folder / entry.file, manifest.files)
-    check_hash(folder, entry.file, manifest.files[entry.file])
-    return folder / entry.file
+    if (file := entry.prompt if prompt else entry.file) is None:
+        return None
+    check_compiled(folder / file, manifest.files)
+    check_hash(folder, file, manifest.files[file])
+    return folder / file
 
 
 def check_compiled(path: Path, files: Collection[str]) -> None:

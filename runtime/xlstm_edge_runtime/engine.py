@@ -30,13 +30,15 @@ class Engine:
 
     `output_width` is V, or D for a stack of vectors. `chunk` is the number of tokens of one call while prefilling, which a
     tuning may choose smaller than the graph's. `in_place` names the state tensors that a single step writes over the old
-    ones. `tuning` is what the bundle was opened by, None: as exported. `provider` is what runs it, with its options.
+    ones. `prompts` is the graph for calls of exactly the manifest's `chunk` tokens, None where `inference` takes any number up
+    to it. `tuning` is what the bundle was opened by, None: as exported. `provider` is what runs it, with its options.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, inference: ort.InferenceSession) -> None:
         self.folder, self.manifest, self.inference = folder, manifest, inference
         self.takes_ids = manifest.model.vocab_size is not None
         self.output_width = manifest.model.vocab_size or manifest.model.width
+        self.prompts: ort.InferenceSession | None = None
         self.in_place: frozenset[str] = frozenset()
         self.tuning: Tuning | None = None
         self.provider: Choice = CPU
@@ -49,11 +51,19 @@ class Engine:
     def placement(self) -> Placement:
         """Nodes by onnxruntime's provider, as {"QNNExecutionProvider": 1}: what a provider compiled as one counts as one.
 
-        On the CPU, nodes of the graph file. A number is None, or all is empty, where this onnxruntime does not tell.
+        On the CPU, nodes of the graph file. A number is None, or all is empty, where this onnxruntime does not tell. That is
+        of the graph for single tokens; the one for prompts, if there is one, was checked alike.
         """
         tuned = self.tuning is not None and self.tuning.weights != STORED
         graph = self.folder / TUNING / GRAPH if tuned else self.folder / self.manifest.graph.file
         return placement_of(self.inference, self.provider, graph)
+
+    def graph_for(self, length: int) -> ort.InferenceSession | None:
+        """The graph that takes so many tokens (1 to `chunk`) in one call; None where they are to be taken one by one."""
+        graph = self.manifest.graph
+        if length == 1 or graph.prompt is None:
+            return self.inference
+        return self.prompts if length == graph.chunk else None
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -4,6 +4,7 @@ import re
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
+PROMPT_GRAPH = "prompt.onnx"  # for calls of a fixed number of tokens, where the graph takes one; with the same weights
 VECTORS = "vectors.json"
 TOKENIZER = "tokenizer.json"
 LICENCE, CARD = "LICENSE", "MODEL_CARD.md"  # of the checkpoint, where it came with them
@@ -11,9 +12,9 @@ TUNING = "tuned"  # a folder: the record, and sometimes a graph and its weights
 TUNING_RECORD = "tuned.json"
 
 
-def compiled_name(name: str) -> str:
-    """The file of a graph that was compiled ahead of time for the chip `name`."""
-    return f"model.{name}.onnx"
+def compiled_name(graph: str, chip: str) -> str:
+    """The file of a graph that was compiled ahead of time for a chip."""
+    return f"{graph.removesuffix('.onnx')}.{chip}.onnx"
 
 
 def weights_of(graph: str) -> str:
@@ -22,7 +23,7 @@ def weights_of(graph: str) -> str:
 
 
 # All that an export writes; forms of the graph that are compiled ahead of time besides.
-COMPILED = re.compile(r"model\.[a-z0-9]+(\.onnx|_qnn\.bin|\.xml|\.bin|\.mlpackage\.zip)")
-EXPORTED = frozenset({MANIFEST, GRAPH, weights_of(GRAPH), VECTORS, TOKENIZER, LICENCE, CARD})
+COMPILED = re.compile(r"(model|prompt)\.[a-z0-9]+(\.onnx|_qnn\.bin|\.xml|\.bin|\.mlpackage\.zip)")
+EXPORTED = frozenset({MANIFEST, GRAPH, PROMPT_GRAPH, weights_of(GRAPH), VECTORS, TOKENIZER, LICENCE, CARD})
 TUNED_GRAPH = frozenset({GRAPH, weights_of(GRAPH)})
 TUNED = TUNED_GRAPH | {TUNING_RECORD}  # all that a tuning writes into its folder

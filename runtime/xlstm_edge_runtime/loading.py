@@ -15,7 +15,7 @@ from .errors import BundleError
 from .in_place import in_place_candidates, prove_in_place
 from .manifest import Manifest, check_hash, read_manifest
 from .model import Model
-from .opening import Settings, is_tuned_for, open_session
+from .opening import Settings, is_tuned_for, open_prompts, open_session
 from .providers import choose_provider
 from .reading import check_path
 from .tuning import HASHED_AT_LOAD, Tuning, read_tuning
@@ -71,6 +71,7 @@ def open_model(folder: Path, manifest: Manifest, tuning: Tuning | None, settings
     """The model of a bundle whose files are checked already: as tuned, where a tuning is given and works."""
     inference, tuning = open_session(folder, manifest, tuning, settings)
     model = Model(folder, manifest, inference)
+    model.prompts = open_prompts(folder, manifest, tuning, settings)
     model.tuning, model.provider = tuning, settings.provider
     model.chunk = manifest.graph.chunk if tuning is None else tuning.chunk
     if tuning is not None and is_tuned_for(tuning, settings):

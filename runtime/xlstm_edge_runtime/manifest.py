@@ -4,6 +4,7 @@ A bundle is a folder:
 
     manifest.json   this module's `Manifest` as JSON; MUST be there, names every other file
     model.onnx      the graph; MUST have exactly the inputs and outputs of the state table, plus one input, one output
+    prompt.onnx     MAY be there: the same for calls of `chunk` tokens, where model.onnx takes one; reads the same weights
     model.onnx.data weights, external to the graph so that they can be memory-mapped
     vectors.json    test vectors; MUST be there, so that a device can check itself
     tokenizer.json  MAY be there
@@ -67,7 +68,7 @@ __all__ = [
 ]
 
 FORMAT = "xlstm-edge"
-SCHEMA = 4
+SCHEMA = 5
 LARGEST_MANIFEST = 8 << 20
 # A state is about as large as the weights that move it; what asks for far more memory is no bundle of ours.
 STATE_PER_BYTE, SMALL_STATE = 64, 64 << 20
@@ -261,6 +262,8 @@ def _check_references(manifest: Manifest) -> None:
     graph = manifest.graph.file
     needed = [graph, weights_of(graph), VECTORS] + ([manifest.tokenizer.file] if manifest.tokenizer.file else [])
     needed += [entry.file for entry in manifest.compiled.values()]
+    prompts = manifest.graph.prompt, *(entry.prompt for entry in manifest.compiled.values())
+    needed += [name for name in prompts if name is not None]
     if missing := [name for name in needed if name not in manifest.files]:
         raise BundleError(
             f"expected {missing[0]} among the bundle's files, got a list without it; export the bundle again"

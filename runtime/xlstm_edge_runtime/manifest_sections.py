@@ -68,7 +68,10 @@ class Dimensions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphInfo:
-    """How to call the graph: `chunk` is the largest number of tokens in one call."""
+    """How to call the graph: `chunk` is the largest number of tokens in one call.
+
+    Where `prompt` names a second graph, `file` takes one token and that one exactly `chunk`, with the same inputs and outputs.
+    """
 
     file: str
     target: str
@@ -77,15 +80,20 @@ class GraphInfo:
     output: str
     chunk: int
     all_logits: bool
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledGraph:
-    """The graph in a form made ahead of time: its first file, the provider, or another runtime, that loads it, its weights."""
+    """The graph in a form made ahead of time: its first file, the provider, or another runtime, that loads it, its weights.
+
+    `prompt` is the same of the graph for prompts, where that was compiled too.
+    """
 
     file: str
     provider: str
     weights: str
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +169,7 @@ def read_dimensions(reader: Reader) -> Dimensions:
 
 def read_graph(reader: Reader) -> GraphInfo:
     """How the graph is called."""
-    return GraphInfo(
+    info = GraphInfo(
         file=reader.text("file", pattern=FILE_NAME),
         target=reader.text("target", among=TARGETS),
         opset=reader.integer("opset", 1, 1000),
@@ -169,7 +177,11 @@ def read_graph(reader: Reader) -> GraphInfo:
         output=reader.text("output", pattern=TENSOR_NAME),
         chunk=reader.integer("chunk", 1, LARGEST_CHUNK),
         all_logits=reader.flag("all_logits"),
+        prompt=None if reader.is_null("prompt") else reader.text("prompt", pattern=FILE_NAME),
     )
+    if info.prompt is not None and info.chunk == 1:
+        raise reader.refuse(f"{reader.where} prompt", "no graph for prompts of one token", info.prompt)
+    return info
 
 
 def read_compiled(reader: Reader) -> dict[str, CompiledGraph]:
@@ -178,12 +190,13 @@ def read_compiled(reader: Reader) -> dict[str, CompiledGraph]:
         raise reader.refuse(
             reader.where, f"at most {MOST_COMPILED} forms by short names", f"{len(reader.value)} of them"
         )
-    entries = {name: reader.section(name, ["file", "provider", "weights"]) for name in reader.value}
+    entries = {name: reader.section(name, ["file", "provider", "weights", "prompt"]) for name in reader.value}
     return {
         name: CompiledGraph(
             entry.text("file", pattern=COMPILED.pattern),
             entry.text("provider", among=LOADERS),
             entry.text("weights", among=("float32", "float16", "int8", "int4", "a16w8")),
+            None if entry.is_null("prompt") else entry.text("prompt", pattern=COMPILED.pattern),
         )
         for name, entry in entries.items()
     }

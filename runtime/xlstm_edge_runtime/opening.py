@@ -44,9 +44,7 @@ def open_session(
 ) -> tuple[ort.InferenceSession, Tuning | None]:
     """The graph opened as tuned or, without a tuning that works, as exported; and the tuning that holds."""
     if tuning is not None:
-        threads = tuning.threads if settings.threads is None else settings.threads
-        spin = tuning.spin if settings.spin is None else settings.spin
-        options = session_options(threads, spin, mapped=settings.mapped)
+        options = _options(tuning, settings)
         if tuning.weights == STORED:
             return _open_exported(folder, manifest, options, settings.provider), tuning
         try:
@@ -57,20 +55,34 @@ def open_session(
             pass
         else:
             return inference, tuning
-    spin = SPIN if settings.spin is None else settings.spin
-    options = session_options(settings.threads, spin, mapped=settings.mapped)
-    return _open_exported(folder, manifest, options, settings.provider), None
+    return _open_exported(folder, manifest, _options(None, settings), settings.provider), None
+
+
+def open_prompts(
+    folder: Path, manifest: Manifest, tuning: Tuning | None, settings: Settings
+) -> ort.InferenceSession | None:
+    """The graph for prompts, as exported, on the same provider; None for a bundle without one."""
+    if manifest.graph.prompt is None:
+        return None
+    return _open_exported(folder, manifest, _options(tuning, settings), settings.provider, prompt=True)
+
+
+def _options(tuning: Tuning | None, settings: Settings) -> ort.SessionOptions:
+    """What was asked for, else as tuned, else the defaults."""
+    threads, spin = (None, SPIN) if tuning is None else (tuning.threads, tuning.spin)
+    threads = threads if settings.threads is None else settings.threads
+    return session_options(threads, spin if settings.spin is None else settings.spin, mapped=settings.mapped)
 
 
 def _open_exported(
-    folder: Path, manifest: Manifest, options: ort.SessionOptions, choice: Choice
+    folder: Path, manifest: Manifest, options: ort.SessionOptions, choice: Choice, *, prompt: bool = False
 ) -> ort.InferenceSession:
-    graph = compiled_graph(folder, manifest, choice)
+    graph = compiled_graph(folder, manifest, choice, prompt=prompt)
     if graph is None:
-        graph = folder / manifest.graph.file
+        graph = folder / (manifest.graph.prompt if prompt and manifest.graph.prompt else manifest.graph.file)
         check_graph_file(graph, manifest.files, manifest.graph.chunk)
     inference = open_graph(graph, options, choice)
-    check_graph(inference, manifest)
+    check_graph(inference, manifest, prompt=prompt)
     return inference
 
 
@@ -155,8 +167,8 @@ def check_threads(threads: int | None) -> None:
         )
 
 
-def check_graph(inference: ort.InferenceSession, manifest: Manifest) -> None:
-    """BundleError unless inputs and outputs are those of the manifest, in name, type and shape."""
+def check_graph(inference: ort.InferenceSession, manifest: Manifest, *, prompt: bool = False) -> None:
+    """BundleError unless inputs and outputs are those of the manifest, in name, type, shape; `prompt` as for `open_prompts`."""
     dtype, rank = ("int64", 2) if manifest.model.vocab_size is not None else ("float32", 3)
     wanted_in = {manifest.graph.input: (ORT_TYPES[dtype], rank)}
     wanted_out: dict[str, tuple[str, int]] = {
@@ -175,17 +187,18 @@ def check_graph(inference: ort.InferenceSession, manifest: Manifest) -> None:
             )
         if extra := [name for name in got if name not in wanted]:
             raise BundleError(f"expected only {kind}s of the state table, got {extra[0]}; export the bundle again")
-    _check_sizes(inference, manifest)
+    _check_sizes(inference, manifest, prompt)
 
 
-def _check_sizes(inference: ort.InferenceSession, manifest: Manifest) -> None:
+def _check_sizes(inference: ort.InferenceSession, manifest: Manifest, prompt: bool) -> None:
     width = manifest.model.vocab_size or manifest.model.width
     result = next(node for node in inference.get_outputs() if node.name == manifest.graph.output)
     if result.shape[-1] != width:
         raise BundleError(f"expected {width} outputs as in the manifest, got {result.shape[-1]}; export again")
     tokens = next(node for node in inference.get_inputs() if node.name == manifest.graph.input).shape[1]
-    if isinstance(tokens, int) and tokens != manifest.graph.chunk:
-        raise BundleError(f"expected a chunk of {tokens} as in the graph, got {manifest.graph.chunk}; export again")
+    chunk = 1 if manifest.graph.prompt is not None and not prompt else manifest.graph.chunk
+    if (isinstance(tokens, int) or prompt) and tokens != chunk:
+        raise BundleError(f"expected a chunk of {shown(tokens)} as in the graph, got {chunk}; export again")
     shapes = {node.name: tuple(node.shape[1:]) for node in inference.get_inputs()}
     for row in manifest.state:
         if shapes[row.input_name] != row.graph_shape:

@@ -46,7 +46,7 @@ def prove_prepacked(folder: Path, engine: Engine, *, threads: int, spin: int, ch
         inference = open_graph(graph, session_options(threads, spin), CPU)
         check_graph(inference, engine.manifest)
         tuned = Engine(engine.folder, engine.manifest, inference)
-        tuned.chunk = chunk
+        tuned.chunk, tuned.prompts = chunk, engine.prompts
         same = same_bits(sample(engine), sample(tuned))
         return bool(prove_in_place(tuned)) if same else None
     except BundleError:

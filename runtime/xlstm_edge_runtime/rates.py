@@ -17,7 +17,7 @@ from .layout import GRAPH
 from .loading import load
 from .manifest import read_manifest
 from .model import Model
-from .opening import SPIN, check_graph, open_graph, session_options
+from .opening import SPIN, Settings, check_graph, open_graph, open_prompts, session_options
 from .progress import Progress
 from .providers import CPU
 from .session import Session
@@ -55,7 +55,8 @@ def find_settings(folder: Path, partial: Path, progress: Progress) -> Found:
         model.chunk = size
         return model
 
-    chunks = [size for size in CHUNKS if size < model.manifest.graph.chunk] + [model.manifest.graph.chunk]
+    graph = model.manifest.graph
+    chunks = [size for size in CHUNKS if size < graph.chunk and graph.prompt is None] + [graph.chunk]
     speeds = measure("chunk", chunks, with_chunk, prefill_rate, progress)
     chunk = max(speeds, key=lambda n: speeds[n])
     return Found(threads, spin, chunk, rates[spin], speeds[chunk])
@@ -68,6 +69,7 @@ def open_trial(folder: Path, partial: Path, threads: int, spin: int) -> Model:
             inference = open_graph(partial / GRAPH, session_options(threads, spin), CPU)
             model = Model(folder, read_manifest(folder), inference)
             check_graph(inference, model.manifest)
+            model.prompts = open_prompts(folder, model.manifest, None, Settings(threads, spin))
             model.in_place = prove_in_place(model)
             return model
     return load(folder, threads=threads, tuned=False, spin=spin)

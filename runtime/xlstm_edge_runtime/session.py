@@ -197,7 +197,10 @@ class Session:
         self._tokens = tokens
 
     def _run(self, inputs: NDArray[Any] | int, length: int) -> FloatArray:
-        """One call of the graph for 1 <= T <= chunk checked inputs, then swap the state buffers."""
+        """One call of the graph for 1 <= T <= chunk checked inputs, then swap the state buffers; T calls where none takes T."""
+        if length > 1 and self._engine.graph_for(length) is None:
+            assert not isinstance(inputs, int)
+            return [self._run(inputs[index : index + 1], 1) for index in range(length)][-1]
         bound = self._bound(length)
         bound.inputs[0] = inputs
         bound.run()
@@ -231,7 +234,9 @@ class _Bound:
     """
 
     def __init__(self, engine: Engine, length: int, past: State, present: State, target: State | None = None) -> None:
-        self._engine, self._session = engine, engine.inference
+        graph = engine.graph_for(length)
+        assert graph is not None
+        self._engine, self._session = engine, graph
         self._binding = self._session.io_binding()
         # Other providers copy an input to their own memory when it is bound, and only then: bind it before every call.
         self._feeds: dict[str, ort.OrtValue] = {}

@@ -35,9 +35,9 @@ class Accelerator(Portable):
         self._half = half
 
     def embed(self, ids: Tensor, weight: Tensor) -> Tensor:
-        """GatherND over (1, 1, 1) indices."""
-        index = reshape(ids, [1, 1, 1], keep=0)
-        return emit("GatherND", weight, index, shape=[1, 1, weight.shape[1]])
+        """GatherND over (1, T, 1) indices."""
+        index = reshape(ids, [1, ids.shape[1], 1], keep=0)
+        return emit("GatherND", weight, index, shape=[1, ids.shape[1], weight.shape[1]])
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """MatMul and Add, the bias in a shape that onnxruntime does not fuse into a Gemm: HTP's loses digits."""
@@ -74,9 +74,9 @@ class Accelerator(Portable):
 
     def project(self, x: Tensor, weight: Tensor, scale: float) -> Tensor:
         """Gemm, then the scale: a Gemm right before a soft cap's Tanh loses digits on HTP."""
-        flat = super().project(x if x.ndim == 2 else self.last(x), weight, 1.0)
+        flat = super().project(x if x.ndim == 2 else reshape(x, x.shape[1:], keep=0), weight, 1.0)
         flat = flat if scale == 1.0 else flat * scale
-        return flat if x.ndim == 2 else reshape(flat, [1, 1, weight.shape[0]], keep=0)
+        return flat if x.ndim == 2 else reshape(flat, [*x.shape[:2], weight.shape[0]], keep=0)
 
     def relative_mlstm(
         self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MLSTMState, eps: float, offset: Tensor
@@ -92,8 +92,8 @@ class Accelerator(Portable):
         row = reshape(v, [1, heads, 1, dv], keep=0)
         C, n = decay * C + torch.matmul(column, row), decay * n + column
         query = reshape(q, [1, heads, 1, dk], keep=0) * dk**-0.5
-        smallest = SMALLEST_HALF if self._half else SMALLEST_FLOAT
-        h = _normalized(query @ C, query @ n, m + offset, eps, smallest)
+        factor, bound = map(_expand, bounded_exponentials(m + offset))
+        h = self._normalized(query @ C, query @ n, factor, bound, eps)
         return reshape(h, [1, 1, heads, dv], keep=0), (C, n, m)
 
     def slstm(self, wx: Tensor, recurrent: Tensor, state: SLSTMState) -> tuple[Tensor, SLSTMState]:
@@ -104,6 +104,18 @@ class Accelerator(Portable):
         o, c, n, m = slstm_cell(raw, state, self._softplus)
         y = o * (c / n)
         return reshape(y, [1, 1, heads, dh], keep=0), (y, c, n, m)
+
+    def _normalized(self, numerator: Tensor, overlap: Tensor, factor: Tensor, bound: Tensor, eps: float) -> Tensor:
+        """numerator / max(|overlap|, exp(-m)), both sides times `factor`, so that none overflows (`bounded_exponentials`)."""
+        numerator, normalizer = numerator * factor, torch.maximum(_absolute(overlap) * factor, bound)
+        if eps > SMALL_EPS:
+            normalizer = normalizer + factor * (eps * 2.0**-HEADROOM)
+        largest = emit(
+            "ReduceMax", _absolute(numerator), torch.tensor([-1]), shape=[*numerator.shape[:-1], 1], keepdims=1
+        )
+        smallest = SMALLEST_HALF if self._half else SMALLEST_FLOAT
+        least = torch.maximum(largest * (1.0 / LARGEST_H), torch.tensor(smallest))
+        return numerator / torch.maximum(normalizer, least)
 
     def _softplus(self, x: Tensor) -> Tensor:
         """log(1 + exp(x)) = relu(x) + 2 artanh(e / (2 + e)) with e = exp(-|x|): no step of it loses digits in float16."""
@@ -119,16 +131,10 @@ class Accelerator(Portable):
         return positive + t * series
 
 
-def _normalized(numerator: Tensor, overlap: Tensor, m: Tensor, eps: float, smallest: float) -> Tensor:
-    """numerator / max(|overlap|, exp(-m)): both sides of the bound times exp(min(m, 0)), so that none of them overflows."""
+def bounded_exponentials(m: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(min(m, 0)) and exp(-max(m, 0)), of which the second over the first is exp(-m)."""
     positive = torch.relu(m)
-    factor, bound = _expand(torch.exp(m - positive)), _expand(torch.exp(positive * -1.0))
-    numerator, normalizer = numerator * factor, torch.maximum(_absolute(overlap) * factor, bound)
-    if eps > SMALL_EPS:
-        normalizer = normalizer + factor * (eps * 2.0**-HEADROOM)
-    largest = emit("ReduceMax", _absolute(numerator), torch.tensor([-1]), shape=[*numerator.shape[:-1], 1], keepdims=1)
-    least = torch.maximum(largest * (1.0 / LARGEST_H), torch.tensor(smallest))
-    return numerator / torch.maximum(normalizer, least)
+    return torch.exp(m - positive), torch.exp(positive * -1.0)
 
 
 def _standardized(x: Tensor, eps: float) -> Tensor:

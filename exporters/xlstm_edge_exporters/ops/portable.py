@@ -91,7 +91,7 @@ class Portable:
             return self.silu(grouped_conv(x, weight, bias, weight.shape[0])), None
         padded = torch.cat([window, x], -1)
         y = grouped_conv(padded, weight, bias, weight.shape[0])
-        return self.silu(y), slice_axis(padded, 1, 2**31, 2, window.shape)
+        return self.silu(y), slice_axis(padded, int(x.shape[2]), 2**31, 2, window.shape)
 
     def mlstm(
         self, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MLSTMState, eps: float

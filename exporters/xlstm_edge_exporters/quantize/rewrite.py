@@ -115,6 +115,11 @@ def pending_initializer(graph: ir.Graph, name: str, shape: list[int], dtype: ir.
     return graph.initializers[name]
 
 
+def is_pending(value: ir.Value) -> bool:
+    """Whether an initializer of a traced graph waits for its data."""
+    return value.const_value is None or isinstance(value.const_value, ir.LazyTensor)
+
+
 def _pending(name: str, shape: list[int], dtype: ir.DataType) -> ir.LazyTensor:
     """Stands in until the bundle writer hands out the data."""
 

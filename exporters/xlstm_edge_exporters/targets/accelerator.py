@@ -13,7 +13,7 @@ from ..spec import ModelSpec
 from .base import Target
 
 if TYPE_CHECKING:
-    from ..float16 import Outputs
+    from ..float16 import Float16Report, Outputs
     from ..ops import Ops
     from ..weights import Weights
 
@@ -27,7 +27,7 @@ FEW = 16  # tokens, where float32 alone is looked at
 class Accelerator(Target):
     """A graph that a compiler takes whole, and whose numbers float16 holds."""
 
-    static, default_chunk = True, 1
+    static, default_chunk, longest_chunk = True, 1, 64
     opset, traced_opset, ir_version, onnxruntime = 18, 18, 8, "1.17"
     quantizations = frozenset()
     half = True
@@ -60,12 +60,19 @@ class Accelerator(Target):
         reference: "Outputs",
         integers: bool,
         progress: Progress = no_progress,
+        *,
+        prompt: Path | None = None,
     ) -> list[str]:
         """The graph held to the checkpoint, in float32 and, where `half`, in float16; CheckpointError for what is not it."""
-        from ..float16 import measure_float16  # noqa: PLC0415  # loads torch
+        from ..float16 import measure_float16, measure_prompts  # noqa: PLC0415  # loads torch
 
         tokens = None if self.half else FEW
-        report = measure_float16(graph, table, parameters, reference, tokens=tokens, progress=progress)
+        reports = [measure_float16(graph, table, parameters, reference, tokens=tokens, progress=progress)]
+        if prompt is not None:
+            reports.append(measure_prompts(prompt, table, reports[0].inputs, reference, progress))
+        return [line for report in reports for line in self._judge(report, integers)]
+
+    def _judge(self, report: "Float16Report", integers: bool) -> list[str]:
         if not report.exact <= (FARTHEST_ROUNDED if integers else FARTHEST_EXACT):
             raise CheckpointError(
                 f"expected the graph for {self.name} to compute the checkpoint's outputs, got {report.exact:.2%} of their "
@@ -83,7 +90,8 @@ class Accelerator(Target):
             line += f"; that is more than the {FLOAT16_ALLOWED:.0%} which verify allows on the device"
         return [line + ("; what the weights' integers cost besides, eval says" if integers else "")]
 
-    def ops(self, chunk: int) -> "Ops":  # noqa: ARG002  # one token
-        from ..ops.accelerator import Accelerator as Lowering  # noqa: PLC0415  # loads torch
+    def ops(self, chunk: int) -> "Ops":
+        from ..ops.accelerator import Accelerator as Step  # noqa: PLC0415  # loads torch
+        from ..ops.accelerator_chunk import AcceleratorChunk  # noqa: PLC0415  # same
 
-        return Lowering(half=self.half)
+        return Step(half=self.half) if chunk == 1 else AcceleratorChunk(chunk, half=self.half)

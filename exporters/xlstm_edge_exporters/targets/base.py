@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from xlstm_edge_runtime.manifest_sections import CompiledGraph
+from xlstm_edge_runtime.manifest_sections import LARGEST_CHUNK, CompiledGraph
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.state import StateTable
 
@@ -27,8 +27,9 @@ class Target:
     """Where a graph is to run. The defaults are those of onnxruntime on a CPU; a target states what is other for it.
 
     `summary` is for the help, `use` is said at the end of an export. `static` graphs take one token of one sequence, others
-    any batch and up to `chunk` tokens, `default_chunk` unless asked. `opset` is the finished graph's, `traced_opset` the one
-    that torch writes. `onnxruntime` is the oldest that runs it and `provider` the runtime's name of what runs it.
+    any batch and up to `chunk` tokens, `default_chunk` unless asked, `longest_chunk` at most; a static target that takes more
+    than one has a second graph, for calls of exactly so many. `opset` is the finished graph's, `traced_opset` the one that
+    torch writes. `onnxruntime` is the oldest that runs it and `provider` the runtime's name of what runs it.
     `chips` are names that it can be compiled for, `compiles` says whether it has another form of its own, and
     `compiles_integers` whether only that one has integers; `quantizations` are the values of --quantize that make sense.
     `packages` are what compiling needs, `integer_packages` besides for integers. `half` says that it computes in float16.
@@ -39,6 +40,7 @@ class Target:
     use: ClassVar[str]
     static: ClassVar[bool] = False
     default_chunk: ClassVar[int] = 64
+    longest_chunk: ClassVar[int] = LARGEST_CHUNK
     opset: ClassVar[int] = 23
     traced_opset: ClassVar[int] = 23
     ir_version: ClassVar[int] = 10
@@ -69,7 +71,7 @@ class Target:
         return table
 
     def ops(self, chunk: int) -> "Ops":
-        """The lowering, for calls of up to `chunk` tokens."""
+        """The lowering, for calls of up to `chunk` tokens; of a static target, of exactly so many."""
         raise NotImplementedError
 
     def check(
@@ -80,10 +82,13 @@ class Target:
         reference: "Outputs",  # noqa: ARG002  # same
         integers: bool,  # noqa: ARG002  # same
         progress: Progress = no_progress,  # noqa: ARG002  # same
+        *,
+        prompt: Path | None = None,  # noqa: ARG002  # same
     ) -> list[str]:
         """Notes on a written graph, as of how it computes in float16; CheckpointError where it would compute nonsense.
 
-        `reference` gives the outputs of the stored weights for inputs, `integers` says that those and activations are rounded.
+        `prompt` is the graph for prompts, where there is one. `reference` gives the outputs of the stored weights for inputs,
+        `integers` says that those and activations are rounded.
         """
         return []
 
@@ -95,9 +100,12 @@ class Target:
         quantize: str | None,  # noqa: ARG002  # same
         chips: Sequence[str],  # noqa: ARG002  # same
         progress: Progress = no_progress,  # noqa: ARG002  # same
+        *,
+        prompt: Path | None = None,  # noqa: ARG002  # same
     ) -> dict[str, CompiledGraph]:
         """Write forms of a graph made ahead of time beside it, for `chips` or, without any, for the target's own runtime.
 
+        `prompt` is the graph for prompts, where there is one; a form that has no room for it leaves it out.
         `quantize` is what was asked for where `compiles_integers`. Their entries for the manifest, by what each is for. Called
         where that was asked for.
         """

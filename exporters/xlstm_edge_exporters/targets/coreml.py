@@ -28,6 +28,8 @@ class CoreML(Accelerator):
         quantize: str | None,  # noqa: ARG002  # float16
         chips: Sequence[str],  # noqa: ARG002  # Apple compiles for a chip on the device
         progress: Progress = no_progress,
+        *,
+        prompt: Path | None = None,  # noqa: ARG002  # its package takes one token
     ) -> dict[str, CompiledGraph]:
         """A stateful package for iOS 18 and macOS 15, by coremltools."""
         from .coreml_package import write_package  # noqa: PLC0415  # loads onnx

@@ -32,6 +32,8 @@ class OpenVINO(Accelerator):
         quantize: str | None,
         chips: Sequence[str],  # noqa: ARG002  # OpenVINO compiles for a device there
         progress: Progress = no_progress,
+        *,
+        prompt: Path | None = None,  # noqa: ARG002  # its own form takes one token
     ) -> dict[str, CompiledGraph]:
         """OpenVINO's stateful IR, float32 or with integer weights."""
         from .openvino_ir import write_ir  # noqa: PLC0415  # loads openvino

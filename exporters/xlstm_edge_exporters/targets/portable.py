@@ -17,7 +17,7 @@ class Portable(Target):
     name = "portable"
     summary = "other runtimes: opset 17, standard operators, one token a call, float32"
     use = "any ONNX runtime with opset 17; ours as well"
-    static, default_chunk = True, 1
+    static, default_chunk, longest_chunk = True, 1, 1
     opset, traced_opset, ir_version, onnxruntime = 17, 18, 8, "1.17"
     quantizations = frozenset()
 

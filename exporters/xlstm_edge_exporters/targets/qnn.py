@@ -34,12 +34,19 @@ class QNN(Accelerator):
         quantize: str | None,
         chips: Sequence[str],
         progress: Progress = no_progress,
+        *,
+        prompt: Path | None = None,
     ) -> dict[str, CompiledGraph]:
         """A context binary for each chip, by the compiler in onnxruntime-qnn, which runs on x86-64 as well."""
         made = {}
         for index, chip in enumerate(chips):
             progress("compiling", index, len(chips))
-            out = graph.with_name(compiled_name(chip))
-            compile_graph(graph, out, choose_provider(self.provider, {SOC: chip}))
-            made[chip] = CompiledGraph(out.name, self.provider, quantize or "float16")
+            file = self._compiled(graph, chip)
+            prompts = None if prompt is None else self._compiled(prompt, chip)
+            made[chip] = CompiledGraph(file, self.provider, quantize or "float16", prompts)
         return made
+
+    def _compiled(self, graph: Path, chip: str) -> str:
+        out = graph.with_name(compiled_name(graph.name, chip))
+        compile_graph(graph, out, choose_provider(self.provider, {SOC: chip}))
+        return out.name

@@ -11,6 +11,9 @@ import onnx
 import pytest
 from onnxruntime.tools.mobile_helpers import usability_checker
 
+import xlstm_edge
+
+from ...conftest import BY_NAME
 from ...oracles.cases import CASES, Case
 
 BundleOf = Callable[[Case, str], Path]
@@ -28,7 +31,16 @@ def verdict(graph: Path) -> str:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_one_partition_with_nothing_outside(case: Case, bundle_of: BundleOf) -> None:
-    graph = bundle_of(case, "coreml") / "model.onnx"
+    whole_on_core_ml(bundle_of(case, "coreml") / "model.onnx")
+
+
+@pytest.mark.parametrize("case", ["lm-mixed", "large-plain", "stack-slstm"])
+def test_nor_of_the_graph_for_prompts(case: str, checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> None:
+    xlstm_edge.export(checkpoint_of(BY_NAME[case]), tmp_path / "b", target="coreml", chunk=4)
+    whole_on_core_ml(tmp_path / "b" / "prompt.onnx")
+
+
+def whole_on_core_ml(graph: Path) -> None:
     nodes = len(onnx.load(graph, load_external_data=False).graph.node)
     text = verdict(graph)
     assert f"1 partitions with a total of {nodes}/{nodes} nodes" in text

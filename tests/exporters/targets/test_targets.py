@@ -63,10 +63,13 @@ def test_accelerators_know_nothing_of_gates_before_an_offset(name: str, bundle_o
             assert row.initial >= -65504
 
 
-@pytest.mark.parametrize("chunk", [0, 2, 64])
 @pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if target.static])
-def test_static_targets_take_one_token(name: str, chunk: int, tmp_path: Path) -> None:
-    with pytest.raises(xr.InputError, match=f"for {name}, got {chunk}; leave it out"):
+@pytest.mark.parametrize("above", [False, True])
+def test_a_chunk_that_a_static_target_does_not_have(name: str, above: bool, tmp_path: Path) -> None:
+    longest = TARGETS[name].longest_chunk
+    assert longest == (1 if name == "portable" else 64)
+    chunk = longest + 1 if above else 0
+    with pytest.raises(xr.InputError, match=f"1 to {longest} tokens for {name}, got {chunk}; leave it out"):
         xlstm_edge.export("nowhere", tmp_path / "b", target=name, chunk=chunk)
 
 
