@@ -133,6 +133,28 @@ def test_what_the_manifest_may_say_of_it(compiled: Any, bundle: Path) -> None:
         read_manifest(bundle)
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "weights"),
+    [
+        ("coreml", "model.mlpackage.zip", "float16"),
+        ("openvino", "model.openvino.xml", "int8"),
+        ("litert", "model.tflite", "float32"),
+    ],
+)
+def test_forms_of_other_runtimes_are_known_and_hashed(name: str, file: str, weights: str, bundle: Path) -> None:
+    (bundle / file).write_bytes(b"a form")
+    edit_json(
+        bundle / "manifest.json",
+        lambda d: d.update(compiled={name: {"file": file, "provider": name, "weights": weights}}),
+    )
+    with pytest.raises(xr.BundleError, match=file):
+        read_manifest(bundle)
+    edit_json(bundle / "manifest.json", lambda d: d["files"].update({file: {"bytes": 6, "sha256": "0" * 64}}))
+    rehash(bundle)
+    assert read_manifest(bundle).compiled[name].file == file
+    assert next(check.detail for check in verify_bundle(bundle) if check.name == "compiled").startswith(file)
+
+
 def test_chips_by_name() -> None:
     assert [chip_of(chip_options(name)) for name in CHIPS] == list(CHIPS)
     assert len(set(CHIPS.values())) == len(CHIPS)
