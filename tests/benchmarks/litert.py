@@ -25,7 +25,7 @@ from tests.benchmarks.openvino_ir import PARITY_TOKENS, SHIPPED, TIMED_TOKENS, L
 from xlstm_edge_exporters.targets.tflite import TFLITE, argument_name
 from xlstm_edge_runtime import load
 from xlstm_edge_runtime.manifest import read_manifest
-from xlstm_edge_runtime.state import StateTable
+from xlstm_edge_runtime.state import State, StateTable
 
 
 class Decoder:
@@ -60,8 +60,20 @@ class Decoder:
 
     def reset(self) -> None:
         """Back to the start."""
+        self._hold(self._table.initial())
+
+    def set_state(self, state: State) -> None:
+        """Go on from what a session remembers."""
+        self._hold(self._table.to_graph(state))
+
+    def state(self) -> State:
+        """What it remembers, as a session has it."""
+        graph = {row.name: past().copy() for row, (past, _) in zip(self._table, self._states, strict=True)}
+        return self._table.from_graph(graph)
+
+    def _hold(self, arrays: State) -> None:
         for row, (past, _) in zip(self._table, self._states, strict=True):
-            past()[:] = row.initial
+            past()[:] = arrays[row.name]
 
     def outside(self) -> Counter[str]:
         """Operators that LiteRT runs one by one; those of its kernels for CPUs (XNNPACK) are together a `DELEGATE`."""

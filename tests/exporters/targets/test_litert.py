@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,37 +23,62 @@ from ...benchmarks.openvino_ir import difference
 from ...command import PATHS
 from ...conftest import BY_NAME, sequence_for
 from ...oracles.cases import Case
+from ...oracles.reference import Reference
 
 BundleOf = Callable[[Case, str], Path]
-ModelOf = Callable[[Case, str], Model]
 needs_litert = pytest.mark.skipif(
     not (find_spec("litert_torch") and find_spec("ai_edge_litert")),
     reason="the package litert-torch is not installed: pip install 'xlstm-edge[litert]'",
 )
 CASES = ["lm-mixed", "lm-hf-tied", "stack-slstm", "large-three-heads", "hf-one-head"]  # one of every family
 LOOK_UP = {"EMBEDDING_LOOKUP": 1, "RESHAPE": 1}  # what LiteRT's kernels for CPUs do not have
+Written = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def written(bundle_of: BundleOf, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """Name of a case -> LiteRT's form of its bundle."""
+
+    @cache
+    def make(name: str) -> Path:
+        file = tmp_path_factory.mktemp("litert") / TFLITE
+        write_tflite({"decode": bundle_of(BY_NAME[name], "litert") / "model.onnx"}, file)
+        return file
+
+    return make
 
 
 @needs_litert
 @pytest.mark.parametrize("name", CASES)
-def test_it_computes_what_the_bundle_computes(
-    name: str, bundle_of: BundleOf, model_of: ModelOf, tmp_path: Path
+def test_it_computes_the_recurrence_on_its_kernels_for_cpus(
+    name: str, written: Written, bundle_of: BundleOf, checkpoint_of: Callable[[Case], Path]
 ) -> None:
-    """All of it in one delegate, but for the look-up of a token's row."""
+    """Beside the one in float64; all of it in one delegate, but for the look-up of a token's row."""
     case, manifest = BY_NAME[name], read_manifest(bundle_of(BY_NAME[name], "litert"))
-    write_tflite({"decode": bundle_of(case, "litert") / "model.onnx"}, tmp_path / TFLITE)
-    decoder = Decoder(tmp_path / TFLITE, manifest.state)
+    decoder = Decoder(written(name), manifest.state)
     assert decoder.outside() == {"DELEGATE": 1} | (LOOK_UP if manifest.model.vocab_size else {})
-    for target in ("litert", "cpu"):
-        assert difference(decoder.step, model_of(case, target).session().step, sequence_for(case, 200)) < 1e-5
-        decoder.reset()
+    assert difference(decoder.step, Reference(checkpoint_of(case)).step, sequence_for(case, 200)) < 1e-5
 
 
 @needs_litert
-def test_names_types_and_shapes_are_the_graph_s(bundle_of: BundleOf, tmp_path: Path) -> None:
-    bundle, manifest = (made := bundle_of(BY_NAME["lm-mixed"], "litert")), read_manifest(made)
-    write_tflite({"decode": bundle / "model.onnx"}, tmp_path / TFLITE)
-    decoder = Decoder(tmp_path / TFLITE, manifest.state)
+def test_states_go_from_onnxruntime_to_litert_and_back(
+    written: Written, model_of: Callable[[Case, str], Model]
+) -> None:
+    model = model_of(BY_NAME["lm-mixed"], "litert")
+    session, tokens = model.session(), sequence_for(BY_NAME["lm-mixed"], 40)
+    decoder = Decoder(written("lm-mixed"), model.manifest.state)
+    for token in tokens[:20]:
+        session.step(token)
+    decoder.set_state(session.state)
+    assert difference(decoder.step, session.step, tokens[20:]) < 5e-5
+    for name, array in decoder.state().items():
+        np.testing.assert_allclose(array, session.state[name], rtol=1e-3, atol=1e-4 * abs(array).max())
+
+
+@needs_litert
+def test_names_types_and_shapes_are_the_graph_s(written: Written, bundle_of: BundleOf) -> None:
+    manifest = read_manifest(bundle_of(BY_NAME["lm-mixed"], "litert"))
+    decoder = Decoder(written("lm-mixed"), manifest.state)
     states = {row.name.replace(".", "_"): (np.float32, (1, *row.graph_shape)) for row in manifest.state}
     taken, given = (
         {name: (detail["dtype"], tuple(map(int, detail["shape"]))) for name, detail in side.items()}
@@ -64,30 +90,27 @@ def test_names_types_and_shapes_are_the_graph_s(bundle_of: BundleOf, tmp_path: P
 
 
 @needs_litert
-def test_signatures_share_weights_and_the_same_graph_gives_the_same_bytes(bundle_of: BundleOf, tmp_path: Path) -> None:
-    graph = bundle_of(BY_NAME["large-wide-heads"], "litert") / "model.onnx"
-    for name in ("one", "other"):
-        write_tflite({"decode": graph}, tmp_path / name)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
-    write_tflite({"decode": graph, "again": graph}, tmp_path / "both")
+def test_the_same_graph_gives_the_same_bytes(written: Written, bundle_of: BundleOf, tmp_path: Path) -> None:
+    write_tflite({"decode": bundle_of(BY_NAME["lm-mixed"], "litert") / "model.onnx"}, tmp_path / TFLITE)
+    assert (tmp_path / TFLITE).read_bytes() == written("lm-mixed").read_bytes()
+
+
+@needs_litert
+def test_signatures_share_their_weights(written: Written, bundle_of: BundleOf, tmp_path: Path) -> None:
+    graph = bundle_of(BY_NAME["lm-mixed"], "litert") / "model.onnx"
+    write_tflite({"decode": graph, "again": graph}, tmp_path / TFLITE)
     weights = graph.with_name("model.onnx.data").stat().st_size
-    one, both = ((tmp_path / name).stat().st_size - weights for name in ("one", "both"))
-    assert 0 < both < 2.2 * one + 10_000 < weights / 2
+    one, both = (path.stat().st_size for path in (written("lm-mixed"), tmp_path / TFLITE))
+    assert 0 < both - one < weights / 2 < weights < one
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=str(tmp_path / "both"))
-    names, runners = list(interpreter.get_signature_list()), {}
-    for name in names:
-        runner = interpreter.get_signature_runner(name)
-        rng = np.random.default_rng(3)
-        feeds = {
-            key: rng.uniform(size=d["shape"]).astype(d["dtype"])
-            for key, d in sorted(runner.get_input_details().items())
-        }
-        runners[name] = runner(**feeds)
-    assert sorted(names) == ["again", "decode"]
-    for key, array in runners["decode"].items():
-        assert np.array_equal(array, runners["again"][key])
+    runners = [
+        Interpreter(model_path=str(tmp_path / TFLITE)).get_signature_runner(name) for name in ("decode", "again")
+    ]
+    details = runners[0].get_input_details()
+    feeds = {name: np.full(detail["shape"], 0.5).astype(detail["dtype"]) for name, detail in details.items()}
+    wanted, got = (runner(**feeds) for runner in runners)
+    assert all(np.array_equal(wanted[name], array) for name, array in got.items())
 
 
 @needs_litert
