@@ -94,10 +94,10 @@ QualityPlot = Annotated[
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.", metavar="BUNDLE")]
 Target = Annotated[
-    Literal["cpu", "portable", "web", "coreml", "qnn", "openvino"] | None,
+    Literal["cpu", "portable", "web", "coreml", "qnn", "openvino", "litert"] | None,
     typer.Option(
         help="Where it is to run: **cpu** (onnxruntime), **web** (browsers), **coreml** (Apple), **qnn** (Snapdragon), "
-        "**openvino** (Intel), **portable** (any other ONNX runtime).",
+        "**openvino** (Intel), **litert** (Android, other chips), **portable** (any other ONNX runtime).",
         show_default="cpu",
     ),
 ]
@@ -109,7 +109,7 @@ Soc = Annotated[
 ]
 AheadOfTime = Annotated[
     bool | None,
-    typer.Option("--compile", help="Add the form of the target's own runtime: a Core ML package, OpenVINO's IR."),
+    typer.Option("--compile", help="Add the form of the target's own runtime: Core ML's, OpenVINO's or LiteRT's."),
 ]
 Chunk = Annotated[
     int | None,

@@ -8,17 +8,17 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.state import StateTable
+
+from .graph_operators import OPERATORS
 
 LARGEST = 65504.0  # the largest float16
 KEPT = 4 << 30  # bytes of weights that stay in memory; those of larger graphs are read for every token
@@ -247,87 +247,3 @@ class _Source:
         """Draw the next token."""
         probabilities: NDArray[np.float64] = torch.softmax(logits.double(), -1).numpy()
         self._token = int(self._random.choice(len(probabilities), p=probabilities / probabilities.sum()))
-
-
-Inputs = Sequence[Any]
-Attributes = Mapping[str, Any]
-
-
-def _conv(inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, weight, bias = (*inputs, None)[:3]
-    return F.conv1d(x, weight, bias, groups=int(attributes["group"]))
-
-
-def _dequantize(inputs: Inputs, attributes: Attributes) -> Tensor:
-    x: Tensor = inputs[0]
-    scale: Tensor = inputs[1]
-    zero: Tensor | int = inputs[2].int() if len(inputs) > 2 else 0
-    by_rows = len(inputs) == 2 and int(attributes["axis"]) == 0
-    return (x - zero) * (scale[:, None] if by_rows else scale)
-
-
-def _gemm(inputs: Inputs, attributes: Attributes) -> Tensor:
-    a, b, c = (*inputs, None)[:3]
-    product: Tensor = a @ (b.T if attributes.get("transB") else b)
-    return product if c is None else product + c
-
-
-def _layer_norm(inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, weight, bias = (*inputs, None)[:3]
-    return F.layer_norm(x, (x.shape[-1],), weight, bias, attributes["epsilon"])
-
-
-def _reduce_max(inputs: Inputs, attributes: Attributes) -> Tensor:
-    x: Tensor = inputs[0]
-    return x.amax([int(axis) for axis in inputs[1]], keepdim=bool(attributes.get("keepdims", 1)))
-
-
-def _reshape(x: Tensor, shape: Tensor) -> Tensor:
-    return x.reshape([x.shape[i] if size == 0 else int(size) for i, size in enumerate(shape)])
-
-
-def _slice(x: Tensor, start: Tensor, end: Tensor, axis: Tensor) -> Tensor:
-    return x.movedim(int(axis), 0)[int(start) : int(end)].movedim(0, int(axis))
-
-
-def _split(inputs: Inputs, attributes: Attributes) -> tuple[Tensor, ...]:
-    x, sizes = inputs
-    return torch.split(x, [int(size) for size in sizes], int(attributes["axis"]))
-
-
-def _one(function: Callable[..., Tensor]) -> Callable[[Inputs, Attributes], tuple[Tensor, ...]]:
-    """An operator without attributes."""
-    return lambda inputs, _: (function(*inputs),)
-
-
-def _with(function: Callable[[Inputs, Attributes], Tensor]) -> Callable[[Inputs, Attributes], tuple[Tensor, ...]]:
-    """An operator with one output."""
-    return lambda inputs, attributes: (function(inputs, attributes),)
-
-
-OPERATORS: dict[str, Callable[[Inputs, Attributes], tuple[Tensor, ...]]] = {
-    "Add": _one(torch.add),
-    "Concat": _with(lambda inputs, attributes: torch.cat(list(inputs), int(attributes["axis"]))),
-    "Conv": _with(_conv),
-    "DequantizeLinear": _with(_dequantize),
-    "Div": _one(torch.div),
-    "Erf": _one(torch.erf),
-    "Exp": _one(torch.exp),
-    "GatherND": _one(lambda table, index: table[index[..., 0]]),
-    "Gemm": _with(_gemm),
-    "LayerNormalization": _with(_layer_norm),
-    "MatMul": _one(torch.matmul),
-    "Max": _one(torch.maximum),
-    "Mul": _one(torch.mul),
-    "ReduceMax": _with(_reduce_max),
-    "Relu": _one(torch.relu),
-    "QuantizeLinear": _one(lambda x, scale, zero: (torch.round(x / scale) + zero.int()).clamp(0, 65535).int()),
-    "Reshape": _one(_reshape),
-    "Sigmoid": _one(torch.sigmoid),
-    "Slice": _one(_slice),
-    "Softplus": _one(lambda x: F.softplus(x, threshold=100.0)),
-    "Split": _split,
-    "Sub": _one(torch.sub),
-    "Tanh": _one(torch.tanh),
-    "Transpose": _with(lambda inputs, attributes: inputs[0].permute([int(axis) for axis in attributes["perm"]])),
-}

@@ -8,8 +8,6 @@ of its own; `assembly` puts the whole graph together out of them.
 import contextlib
 import functools
 import io
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -20,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .interface import GraphOptions
 from .model import Model, NewStates, States
+from .quiet import quiet
 from .spec import Block, ModelSpec
 
 Pair = tuple[Tensor, Tensor]
@@ -101,7 +100,8 @@ def _trace(small: ModelSpec, options: GraphOptions) -> Parts:
         "pairs": [(sizes, sizes) for _ in small.blocks],
         "state": {row.name: {0: OPEN[0]} for row in table},
     }
-    with _quiet(), _interruptible():
+    # torch's exporter prints its progress, and warns of packages that are not used here
+    with quiet("torch.onnx"), contextlib.redirect_stdout(io.StringIO()), _interruptible():
         program = torch.onnx.export(
             module,
             (),
@@ -132,17 +132,3 @@ def _interruptible() -> Iterator[None]:
                 raise KeyboardInterrupt from error
             cause = cause.__cause__ or cause.__context__
         raise
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch's exporter talks of its own progress and of packages we do not use; real failures are raised."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

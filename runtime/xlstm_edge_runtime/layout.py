@@ -23,7 +23,7 @@ def weights_of(graph: str) -> str:
 
 
 # All that an export writes; forms of the graph that are compiled ahead of time besides.
-COMPILED = re.compile(r"(model|prompt)\.[a-z0-9]+(\.onnx|_qnn\.bin|\.xml|\.bin|\.mlpackage\.zip)")
+COMPILED = re.compile(r"(model|prompt)\.[a-z0-9]+(\.onnx|_qnn\.bin|\.xml|\.bin)|model(\.mlpackage\.zip|\.tflite)")
 EXPORTED = frozenset({MANIFEST, GRAPH, PROMPT_GRAPH, weights_of(GRAPH), VECTORS, TOKENIZER, LICENCE, CARD})
 TUNED_GRAPH = frozenset({GRAPH, weights_of(GRAPH)})
 TUNED = TUNED_GRAPH | {TUNING_RECORD}  # all that a tuning writes into its folder

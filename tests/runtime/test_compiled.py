@@ -115,11 +115,12 @@ def test_a_compiled_graph_that_was_changed_is_refused(bundle: Path) -> None:
         compiled_graph(bundle, manifest, choose_provider("qnn", {"soc": "8gen2"}))
 
 
-ENTRY = {"file": "model.8gen2.onnx", "provider": "qnn", "weights": "float16"}
+ENTRY = {"file": "model.8gen2.onnx", "provider": "qnn", "weights": "float16", "prompt": None}
 WRONG: list[Any] = [
     {"8gen2": ENTRY | {"file": "model.missing.onnx"}}, {"8gen2": ENTRY | {"file": "../x.onnx"}}, {"../8": ENTRY}, [], None,
     {"8gen2": {"file": "model.8gen2.onnx"}}, {"8gen2": ENTRY | {"more": 1}}, {"8gen2": "model.8gen2.onnx"},
     {"8gen2": ENTRY | {"provider": "abc"}}, {"8gen2": ENTRY | {"file": "model.onnx"}}, {"8gen2": ENTRY | {"weights": "int3"}},
+    {"8gen2": ENTRY | {"prompt": "model.onnx"}}, {"8gen2": ENTRY | {"prompt": "prompt.8gen2.onnx"}},
     {f"c{i}": ENTRY for i in range(40)},
 ]  # fmt: skip
 
@@ -131,6 +132,28 @@ def test_what_the_manifest_may_say_of_it(compiled: Any, bundle: Path) -> None:
     (bundle / "manifest.json").write_text(json.dumps(document))
     with pytest.raises(xr.BundleError):
         read_manifest(bundle)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "weights"),
+    [
+        ("coreml", "model.mlpackage.zip", "float16"),
+        ("openvino", "model.openvino.xml", "int8"),
+        ("litert", "model.tflite", "float32"),
+    ],
+)
+def test_forms_of_other_runtimes_are_known_and_hashed(name: str, file: str, weights: str, bundle: Path) -> None:
+    (bundle / file).write_bytes(b"a form")
+    edit_json(
+        bundle / "manifest.json",
+        lambda d: d.update(compiled={name: {"file": file, "provider": name, "weights": weights, "prompt": None}}),
+    )
+    with pytest.raises(xr.BundleError, match=file):
+        read_manifest(bundle)
+    edit_json(bundle / "manifest.json", lambda d: d["files"].update({file: {"bytes": 6, "sha256": "0" * 64}}))
+    rehash(bundle)
+    assert read_manifest(bundle).compiled[name].file == file
+    assert next(check.detail for check in verify_bundle(bundle) if check.name == "compiled").startswith(file)
 
 
 def test_chips_by_name() -> None:

@@ -23,6 +23,7 @@ PACKAGES = {
     "exporters/xlstm_edge_exporters": {
         "numpy", "torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "yaml", "xlstm_edge_runtime", "xlstm_edge_exporters",
         "xlstm", "transformers", "tokenizers", "dacite", "huggingface_hub", "coremltools", "openvino", "nncf",
+        "litert_torch",
     },
     "xlstm_edge": {
         "numpy", "onnxruntime", "typer", "rich", "matplotlib", "xlstm_edge_runtime", "xlstm_edge_exporters", "xlstm_edge",

@@ -3,11 +3,13 @@
 from .base import Target
 from .coreml import CoreML
 from .cpu import CPU
+from .litert import LiteRT
 from .openvino import OpenVINO
 from .portable import Portable
 from .qnn import QNN
 from .web import Web
 
-TARGETS: dict[str, Target] = {target.name: target for target in (CPU(), Portable(), Web(), CoreML(), QNN(), OpenVINO())}
+_ALL = (CPU(), Portable(), Web(), CoreML(), QNN(), OpenVINO(), LiteRT())
+TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 
 __all__ = ["TARGETS", "Target"]

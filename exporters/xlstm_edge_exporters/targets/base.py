@@ -32,7 +32,8 @@ class Target:
     torch writes. `onnxruntime` is the oldest that runs it and `provider` the runtime's name of what runs it.
     `chips` are names that it can be compiled for, `compiles` says whether it has another form of its own, and
     `compiles_integers` whether only that one has integers; `quantizations` are the values of --quantize that make sense.
-    `packages` are what compiling needs, `integer_packages` besides for integers. `half` says that it computes in float16.
+    `packages` are what compiling needs, `integer_packages` besides for integers, `extra` brings them. `half` says that it
+    computes in float16.
     """
 
     name: ClassVar[str]
@@ -51,6 +52,7 @@ class Target:
     compiles: ClassVar[bool] = False
     compiles_integers: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
     integer_packages: ClassVar[tuple[str, ...]] = ()
     half: ClassVar[bool] = False
 

@@ -18,7 +18,7 @@ class CoreML(Accelerator):
     use = "iPhone, iPad or Mac with onnxruntime's Core ML provider"
     provider = "coreml"
     compiles = True
-    packages = ("coremltools",)
+    packages, extra = ("coremltools",), "coreml"
 
     def compile(
         self,

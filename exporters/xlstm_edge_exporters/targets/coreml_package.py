@@ -6,12 +6,9 @@
 import contextlib
 import io
 import json
-import logging
 import shutil
 import tempfile
-import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from xlstm_edge_runtime import __version__
 from xlstm_edge_runtime.errors import DependencyError
 from xlstm_edge_runtime.state import StateTable
 
+from ..quiet import quiet
 from .coreml_program import build_program
 
 PACKAGE = "model.mlpackage"
@@ -39,7 +37,8 @@ def write_package(graph: Path, table: StateTable, *, family: str, stateful: bool
     shapes and names: `coreml_program.build_program`. DependencyError without coremltools, CheckpointError for weights that
     float16 does not hold.
     """
-    with _quiet():
+    # coremltools shows bars, and warns of versions of packages whose converters are not used here
+    with quiet("coremltools"), contextlib.redirect_stderr(io.StringIO()):
         ct = _coremltools()
         program = build_program(ir.load(graph).graph, table, stateful=stateful)
         with tempfile.TemporaryDirectory(prefix=".coreml-", dir=graph.parent) as work:
@@ -109,17 +108,3 @@ def _zip(package: Path, out: Path) -> Path:
             with path.open("rb") as source, archive.open(entry, "w") as target:
                 shutil.copyfileobj(source, target)
     return out
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """coremltools shows bars, and warns of versions of packages whose converters are not used here."""
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -21,7 +21,7 @@ class OpenVINO(Accelerator):
     half = False
     compiles = compiles_integers = True
     quantizations = frozenset({"int8", "int4"})
-    packages = ("openvino",)
+    packages, extra = ("openvino",), "openvino-ir"
     integer_packages = ("nncf",)
 
     def compile(

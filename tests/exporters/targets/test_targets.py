@@ -14,13 +14,14 @@ import xlstm_edge
 import xlstm_edge_runtime as xr
 from xlstm_edge import options
 from xlstm_edge_exporters.targets import TARGETS
+from xlstm_edge_exporters.targets.accelerator import Accelerator
 from xlstm_edge_runtime.manifest import read_manifest
 
 from ...conftest import BY_NAME
 from ...oracles.cases import Case
 
 BundleOf = Callable[[Case, str], Path]
-ACCELERATORS = [name for name, target in TARGETS.items() if target.provider in ("coreml", "qnn", "openvino")]
+ACCELERATORS = [name for name, target in TARGETS.items() if isinstance(target, Accelerator)]
 
 
 def graph_of(folder: Path) -> onnx.GraphProto:
@@ -142,10 +143,18 @@ def test_what_qualcomm_computes_badly_is_not_there(case: str, name: str, bundle_
             assert not {name for name in node.input if name in weights and name.endswith(".bias")}
 
 
-@pytest.mark.parametrize(("name", "package"), [("coreml", "coremltools"), ("openvino", "openvino")])
+COMPILERS = [
+    ("coreml", "coremltools", "coreml"),
+    ("openvino", "openvino", "openvino-ir"),
+    ("litert", "litert_torch", "litert"),
+]
+
+
+@pytest.mark.parametrize(("name", "package", "extra"), COMPILERS)
 def test_a_missing_compiler_is_told_before_any_work(
-    name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(xr.DependencyError, match=f"expected the package {package} for --compile"):
+    told = rf"^expected the package {package} for --compile, got none; pip install 'xlstm-edge\[{extra}\]'$"
+    with pytest.raises(xr.DependencyError, match=told):
         xlstm_edge.export("nowhere", tmp_path / "b", target=name, ahead_of_time=True)
