@@ -117,31 +117,38 @@ def measure_float16(
     reference: Outputs,
     *,
     tokens: int | None = None,
+    half: bool = True,
     progress: Progress = no_progress,
 ) -> Float16Report:
     """Run a static graph in float16 over text that it writes itself in float32, and hold both to the model's own outputs.
 
     `reference` gives the outputs (T, V) or (T, D) of the checkpoint for ids (T,) or vectors (T, D). A stack of vectors gets
-    random ones. `tokens` None takes as many as a model of so many parameters has time for.
+    random ones. `tokens` None takes as many as a model of so many parameters has time for. Without `half` everything that is
+    reported is of float32, and nothing runs in float16.
     """
     count = tokens or int(min(max(PRODUCTS / parameters, LEAST_TOKENS), MOST_TOKENS))
     with torch.no_grad(), _one_thread():
-        return _measure(path, table, count, reference, progress)
+        return _measure(path, table, count, reference, half, progress)
 
 
-def _measure(path: Path, table: StateTable, count: int, reference: Outputs, progress: Progress) -> Float16Report:
-    floats, halves = _Stream(path, table, rounded=False), _Stream(path, table, rounded=True)
+def _measure(
+    path: Path, table: StateTable, count: int, reference: Outputs, half: bool, progress: Progress
+) -> Float16Report:
+    floats = _Stream(path, table, rounded=False)
+    halves = _Stream(path, table, rounded=True) if half else None
     source, runs = _Source(floats.graph), list[tuple[Tensor, Tensor]]()
     for index in range(count):
         progress("float16", index, count)
         feed = source.next()
-        runs.append((floats.step(feed), halves.step(feed)))
+        output = floats.step(feed)
+        runs.append((output, output if halves is None else halves.step(feed)))
         source.take(runs[-1][0])
     wanted = [torch.from_numpy(row).float() for row in reference(source.inputs())]
     exact = max(_share(got, want) for (got, _), want in zip(runs, wanted, strict=True))
     difference = max(_share(got, want) for (_, got), want in zip(runs, wanted, strict=True))
     equal = sum(int(got.argmax() == want.argmax()) for (_, got), want in zip(runs, wanted, strict=True))
-    return Float16Report(count, difference, equal, exact, halves.graph.largest, halves.graph.where)
+    seen = (halves or floats).graph
+    return Float16Report(count, difference, equal, exact, seen.largest, seen.where)
 
 
 class _Stream:

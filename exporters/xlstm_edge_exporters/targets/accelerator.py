@@ -65,7 +65,7 @@ class Accelerator(Target):
         from ..float16 import measure_float16  # noqa: PLC0415  # loads torch
 
         tokens = None if self.half else FEW
-        report = measure_float16(graph, table, parameters, reference, tokens=tokens, progress=progress)
+        report = measure_float16(graph, table, parameters, reference, tokens=tokens, half=self.half, progress=progress)
         if not report.exact <= (FARTHEST_ROUNDED if integers else FARTHEST_EXACT):
             raise CheckpointError(
                 f"expected the graph for {self.name} to compute the checkpoint's outputs, got {report.exact:.2%} of their "
