@@ -190,17 +190,17 @@ def check_export(
     if chosen.chips:
         require(choose_provider(target.provider).provider)
     if chosen.ahead_of_time:
-        _require_packages(target.packages if chosen.quantize is None else target.packages + target.integer_packages)
+        names = target.packages if chosen.quantize is None else target.packages + target.integer_packages
+        _require_packages(names, target.extra)
     return chosen
 
 
-def _require_packages(names: Sequence[str]) -> None:
-    """DependencyError for one that cannot be imported; before work that would need it at its end."""
+def _require_packages(names: Sequence[str], extra: str) -> None:
+    """DependencyError for one that cannot be imported, with the extra that brings it; before work that would need it."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise DependencyError(
-                f"expected the package {name} for --compile, got none; pip install 'xlstm-edge[coreml]' or, for OpenVINO, "
-                "'xlstm-edge[openvino-ir]'"
+                f"expected the package {name} for --compile, got none; pip install 'xlstm-edge[{extra}]'"
             )
 
 

@@ -31,7 +31,8 @@ class Target:
     that torch writes. `onnxruntime` is the oldest that runs it and `provider` the runtime's name of what runs it.
     `chips` are names that it can be compiled for, `compiles` says whether it has another form of its own, and
     `compiles_integers` whether only that one has integers; `quantizations` are the values of --quantize that make sense.
-    `packages` are what compiling needs, `integer_packages` besides for integers. `half` says that it computes in float16.
+    `packages` are what compiling needs, `integer_packages` besides for integers, `extra` brings both. `half` says that it
+    computes in float16.
     """
 
     name: ClassVar[str]
@@ -50,6 +51,7 @@ class Target:
     compiles_integers: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ()
     integer_packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
     half: ClassVar[bool] = False
 
     def spec(self, spec: ModelSpec) -> ModelSpec:

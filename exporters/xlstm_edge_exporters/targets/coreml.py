@@ -19,6 +19,7 @@ class CoreML(Accelerator):
     provider = "coreml"
     compiles = True
     packages = ("coremltools",)
+    extra = "coreml"
 
     def compile(
         self,

@@ -23,6 +23,7 @@ class OpenVINO(Accelerator):
     quantizations = frozenset({"int8", "int4"})
     packages = ("openvino",)
     integer_packages = ("nncf",)
+    extra = "openvino-ir"
 
     def compile(
         self,
