@@ -201,6 +201,11 @@ def choose_provider(
         raise InputError(f"expected a provider of {', '.join(PROVIDERS)}, got {shown(name)}; choose one of these")
     if not isinstance(allow_fallback, bool):
         raise InputError(f"expected allow_fallback as true or false, got {shown(allow_fallback)}; correct it")
+    if allow_fallback and provider.name == "cpu":
+        raise InputError(
+            "expected allow_fallback with another provider than the CPU, got cpu, which takes every node; leave it out, or "
+            "name the provider"
+        )
     if options is not None and (not isinstance(options, Mapping) or len(options) > MOST_OPTIONS):
         raise InputError(f"expected provider options as a mapping of names, got {shown(options)}; correct it")
     given = dict(_option(provider, key, value) for key, value in (options or {}).items())
