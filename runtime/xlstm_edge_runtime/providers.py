@@ -130,13 +130,15 @@ PROVIDERS = {
             package="onnxruntime-ep-webgpu",
             module="onnxruntime_ep_webgpu",
             other_package="onnxruntime-webgpu",
-            defaults={},
+            # Of graphs in its other layout onnxruntime names only the nodes that this layout adds.
+            defaults={"preferredLayout": "NCHW"},
             options=_any(
                 "adapterIndex dawnBackendType defaultBufferCacheMode deviceId enableGraphCapture enableInt64 "
                 "enablePIXCapture enableRobustness forceCpuNodeNames maxNumPendingDispatches maxStorageBufferBindingSize "
-                "maxStorageBuffersPerShaderStage powerPreference preferredLayout preserveDevice queryResolveBufferCacheMode "
+                "maxStorageBuffersPerShaderStage powerPreference preserveDevice queryResolveBufferCacheMode "
                 "sessionBufferPoolGenerations storageBufferCacheMode uniformBufferCacheMode validationMode"
-            ),
+            )
+            | {"preferredLayout": ("NCHW", "NHWC")},
             float32={},
             kinds={"": ("GPU", "CPU")},  # a software adapter counts as a CPU
         ),
