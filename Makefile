@@ -1,16 +1,24 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Each sets up .venv first, once.
 PYTHON ?= python3
 BIN := .venv/bin
-DEVICES := qnn openvino coreml litert
+DEVICES := qnn openvino openvino-ir coreml litert webgpu
 PACKAGES_qnn := onnxruntime-qnn==2.7.0
 PACKAGES_openvino := onnxruntime-ep-openvino==1.8.1
+PACKAGES_openvino-ir := openvino==2026.4.1 nncf==3.4.0 openvino-telemetry psutil pydot scipy tabulate
 PACKAGES_coreml := coremltools==9.0 cattrs attrs pyaml tqdm sympy mpmath packaging
 PACKAGES_litert := litert-torch==0.10.0 litert-converter==0.5.0 ai-edge-litert==2.3.0 ai-edge-quantizer==0.10.0 \
   torchao==0.18.0 jax==0.10.2 jaxlib==0.10.2 scipy opt_einsum absl-py immutabledict
+PACKAGES_webgpu := onnxruntime-webgpu==1.27.0
 TESTS_qnn := tests/runtime/test_plugins_installed.py tests/runtime/test_ahead_of_time.py
 TESTS_openvino := tests/runtime/test_plugins_installed.py
+TESTS_openvino-ir := tests/exporters/targets/test_openvino_ir.py
 TESTS_coreml := tests/exporters/targets/test_coreml_package.py -p no:logging
 TESTS_litert := tests/exporters/targets/test_litert.py
+TESTS_webgpu := tests/exporters/targets/test_web.py
+# A GPU in software.
+NEEDS_webgpu := , Debian's package chromium-common
+PREPARE_webgpu := -m tests.swiftshader .devices/swiftshader
+ENVIRONMENT_webgpu := LD_LIBRARY_PATH=$(CURDIR)/.devices/swiftshader/lib VK_ICD_FILENAMES=$(CURDIR)/.devices/swiftshader/lib/vk_swiftshader_icd.json
 
 .PHONY: demo test test-oldest boards test-arm64 devices fuzz check bench clean
 
@@ -31,12 +39,18 @@ test-arm64: boards           ## the shipped model on emulated ARM64 boards
 
 devices: $(DEVICES:%=devices-%)   ## other runtimes and simulators, each beside the project in a folder of its own
 
-# Packages alone, without what they ask for: what the tests need of that is in .venv. One that cannot be had is said.
+# Packages alone, without what they ask for: what the tests need of that is in .venv. An onnxruntime of another kind comes
+# before that of .venv. Exit code 3 of a preparation says, as pip does, what cannot be had; any other failure is one.
 devices-%: .venv/ready
-	@if $(BIN)/python -m pip install --quiet --no-deps --upgrade --target .devices/$* $(PACKAGES_$*); then \
-	  PYTHONPATH=$(CURDIR)/.devices/$* OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS_$*); \
+	@code=0; \
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .devices/$* $(PACKAGES_$*) || code=3; \
+	if [ $$code = 0 ] && [ -n "$(PREPARE_$*)" ]; then $(BIN)/python $(PREPARE_$*) || code=$$?; fi; \
+	if [ $$code = 0 ]; then \
+	  $(ENVIRONMENT_$*) PYTHONPATH=$(CURDIR)/.devices/$* OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS_$*); \
+	elif [ $$code = 3 ]; then \
+	  echo "skipped: the tests of $* need $(PACKAGES_$*)$(NEEDS_$*), which cannot be had on this machine"; \
 	else \
-	  echo "skipped: the tests of $* need $(PACKAGES_$*), which cannot be had on this machine"; \
+	  exit $$code; \
 	fi
 
 fuzz: .venv/ready            ## a million mutations of everything untrusted that is read; about 40 minutes

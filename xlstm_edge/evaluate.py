@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xlstm_edge_runtime import Model, Session, load
 from xlstm_edge_runtime.errors import InputError
-from xlstm_edge_runtime.manifest import has_manifest, read_manifest
+from xlstm_edge_runtime.manifest import Manifest, has_manifest, read_manifest
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.reading import LARGEST_TEXT
 
@@ -47,7 +47,7 @@ def evaluate(
     """
     for bundle in bundles:  # one that is missing is said before minutes of work on the others
         read_manifest(bundle)
-    with _reference(against, threads, prefix, weights, progress) as reference:
+    with _reference(against, Path(text), threads, prefix, weights, progress) as reference:
         progress("reading text", 0, 0)
         ids = read_ids(reference, Path(text), tokens)
         results = []
@@ -106,27 +106,34 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @contextmanager
 def _reference(
-    path: str | Path, threads: int | None, prefix: str | None, weights: str | None, progress: Progress
+    path: str | Path, text: Path, threads: int | None, prefix: str | None, weights: str | None, progress: Progress
 ) -> Iterator[Model]:
-    """A bundle as it is; a checkpoint as a float32 bundle made for the occasion."""
+    """A bundle as it is; a checkpoint as a float32 bundle made for the occasion. InputError first if it cannot read `text`."""
     if has_manifest(path):
-        model = load(path, threads=threads)
-        check_takes_ids(model)
-        yield model
+        check_readable(read_manifest(path), text)
+        yield load(path, threads=threads)
         return
+    checkpoint = facade.open_checkpoint(path, prefix=prefix, weights=weights)
+    from xlstm_edge_exporters.text_assets import no_note, read_text_assets  # noqa: PLC0415  # loads torch
+
+    _check_text(checkpoint.spec.vocab_size, read_text_assets(checkpoint, None, no_note).info.kind, text)
     with tempfile.TemporaryDirectory() as folder:
         facade.export(path, Path(folder) / "float", prefix=prefix, weights=weights, progress=progress)
-        model = load(Path(folder) / "float", threads=threads)
-        check_takes_ids(model)
-        yield model
+        yield load(Path(folder) / "float", threads=threads)
 
 
-def check_takes_ids(model: Model) -> None:
-    """InputError for a stack of vectors."""
-    if not model.takes_ids:
+def check_readable(manifest: Manifest, text: Path) -> None:
+    """Before a bundle is loaded: InputError for a stack of vectors, and without a tokenizer for a text that is no ids."""
+    _check_text(manifest.model.vocab_size, manifest.tokenizer.kind, text)
+
+
+def _check_text(vocab_size: int | None, tokenizer: str, text: Path) -> None:
+    if vocab_size is None:
         raise InputError(
             "expected models that take tokens, got a stack of float vectors; perplexity needs a vocabulary"
         )
+    if tokenizer == "none":
+        IdText(vocab_size).encode(read_text(text, limit=LARGEST_TEXT))
 
 
 def read_ids(model: Model, path: Path, tokens: int | None) -> NDArray[np.int64]:

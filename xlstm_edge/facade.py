@@ -196,7 +196,7 @@ def check_export(
 
 
 def _require_packages(names: Sequence[str], extra: str) -> None:
-    """DependencyError for one that cannot be imported; before work that would need it at its end."""
+    """DependencyError for one that cannot be imported, with the extra that brings it; before work that would need it."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise DependencyError(

@@ -18,7 +18,7 @@ from xlstm_edge_runtime.errors import InputError
 from xlstm_edge_runtime.manifest import read_manifest
 from xlstm_edge_runtime.progress import Progress, no_progress
 
-from .evaluate import check_takes_ids, log_softmax, read_ids
+from .evaluate import check_readable, log_softmax, read_ids
 
 FIRST_RANGE = 256  # tokens; each further range ends at twice the position
 
@@ -60,8 +60,8 @@ def evaluate_positions(
     `window` None takes the length that the model was trained on, which its checkpoint's config states. InputError where
     neither is known, for a text that is not longer than one window, and for a stack of vectors. `provider` as for `load`.
     """
-    for bundle in bundles:  # one that is missing is said before minutes of work on the others
-        read_manifest(bundle)
+    for bundle in bundles:  # one that is missing or cannot read the text is said before minutes of work on the others
+        check_readable(read_manifest(bundle), Path(text))
     results = []
     for bundle in bundles:
         progress(f"loading {Path(bundle).name}", 0, 0)
@@ -72,7 +72,6 @@ def evaluate_positions(
             provider_options=provider_options,
             allow_fallback=allow_fallback,
         )
-        check_takes_ids(model)
         ids = read_ids(model, Path(text), tokens)
         width = _window(window, model.manifest.model.context_length, len(ids))
         ranges = measure_positions(model.session(), model.session(), ids, width, progress)

@@ -122,24 +122,33 @@ def measure_float16(
     reference: Outputs,
     *,
     tokens: int | None = None,
+    half: bool = True,
     progress: Progress = no_progress,
 ) -> Float16Report:
     """Run a static graph in float16 over text that it writes itself in float32, and hold both to the model's own outputs.
 
     `reference` gives the outputs (T, V) or (T, D) of the checkpoint for ids (T,) or vectors (T, D). A stack of vectors gets
-    random ones. `tokens` None takes as many as a model of so many parameters has time for.
+    random ones. `tokens` None takes as many as a model of so many parameters has time for. Without `half` everything that is
+    reported is of float32, and nothing runs in float16.
     """
     count = tokens or int(min(max(PRODUCTS / parameters, LEAST_TOKENS), MOST_TOKENS))
     with torch.no_grad(), _one_thread():
-        return _measure(path, table, count, reference, progress)
+        return _measure(path, table, count, reference, half, progress)
 
 
 def measure_prompts(
-    path: Path, table: StateTable, inputs: NDArray[np.generic], reference: Outputs, progress: Progress = no_progress
+    path: Path,
+    table: StateTable,
+    inputs: NDArray[np.generic],
+    reference: Outputs,
+    *,
+    half: bool = True,
+    progress: Progress = no_progress,
 ) -> Float16Report:
-    """The same of a graph that takes several tokens in a call, over `inputs` (T,) or (T, D), twice as long if they are few."""
+    """The same of a graph that takes several tokens in a call, over `inputs` (T,) or (T, D), longer if they are few."""
     with torch.no_grad(), _one_thread():
-        floats, halves = _Stream(path, table, rounded=False), _Stream(path, table, rounded=True)
+        floats = _Stream(path, table, rounded=False)
+        halves = _Stream(path, table, rounded=True) if half else None
         call = floats.tokens
         count = max(len(inputs) // call, FEWEST_CALLS)
         fed = np.resize(inputs, (count * call, *inputs.shape[1:]))
@@ -147,20 +156,25 @@ def measure_prompts(
         for index in range(count):
             progress("float16", index, count)
             part = torch.from_numpy(fed[None, index * call : (index + 1) * call])
-            runs.append((floats.read(part), halves.read(part)))
-        return _report(runs, wanted, halves.graph, fed, call)
+            output = floats.read(part)
+            runs.append((output, output if halves is None else halves.read(part)))
+        return _report(runs, wanted, (halves or floats).graph, fed, call)
 
 
-def _measure(path: Path, table: StateTable, count: int, reference: Outputs, progress: Progress) -> Float16Report:
-    floats, halves = _Stream(path, table, rounded=False), _Stream(path, table, rounded=True)
+def _measure(
+    path: Path, table: StateTable, count: int, reference: Outputs, half: bool, progress: Progress
+) -> Float16Report:
+    floats = _Stream(path, table, rounded=False)
+    halves = _Stream(path, table, rounded=True) if half else None
     source, runs = _Source(floats.graph), list[tuple[Tensor, Tensor]]()
     for index in range(count):
         progress("float16", index, count)
         feed = source.next()
-        runs.append((floats.step(feed), halves.step(feed)))
+        output = floats.step(feed)
+        runs.append((output, output if halves is None else halves.step(feed)))
         source.take(runs[-1][0])
     fed = source.inputs()
-    return _report(runs, reference(fed), halves.graph, fed, 1)
+    return _report(runs, reference(fed), (halves or floats).graph, fed, 1)
 
 
 def _report(

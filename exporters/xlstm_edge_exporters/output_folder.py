@@ -77,8 +77,8 @@ def placed(out: Path, force: bool) -> Iterator[Path]:
 def work_folder(out: Path, key: str | None) -> Iterator[Path]:
     """A folder beside `out` for what an export makes on its way; it goes with the export.
 
-    With a `key` it stays when the export is interrupted, and the next one with this key finds what is in it; what another
-    key left is removed. OSErrors are those of a full or forbidden disk: InputError.
+    With a `key` it stays when the export is interrupted, unless nothing is in it yet, and the next one with this key finds
+    what is there; what another key left is removed. OSErrors are those of a full or forbidden disk: InputError.
     """
     try:
         if key is None:
@@ -87,12 +87,23 @@ def work_folder(out: Path, key: str | None) -> Iterator[Path]:
             return
         folder = out.with_name(f"{out.name}{RESUME}")
         _claim(folder, key)
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            _remove_unused(folder)
+            raise
         shutil.rmtree(folder)
     except OSError as error:
         raise InputError(
             f"expected to write beside {shown_path(out)}, got {error.strerror or error}; free space or move"
         ) from error
+
+
+def _remove_unused(folder: Path) -> None:
+    """Nothing can be resumed from a folder with no more than its mark."""
+    with contextlib.suppress(OSError):  # what ended the export is what is told
+        if [path.name for path in folder.iterdir()] == [KEY]:
+            shutil.rmtree(folder)
 
 
 def _claim(folder: Path, key: str) -> None:

@@ -106,6 +106,9 @@ def attach(choice: Choice, options: ort.SessionOptions) -> list[tuple[str, dict[
     register(provider)
     found = devices(provider)
     if found is None:
+        # Some that are built in, as WebGPU, look for their options here and ignore those of the list.
+        for name, value in choice.options.items():
+            options.add_session_config_entry(f"ep.{provider.ort_name.lower()}.{name}", value)
         return [(provider.ort_name, dict(choice.options))]
     kinds = provider.kinds[choice.options.get(provider.kind_by, "")]
     fitting = sorted((d for d in found if kind_of(d) in kinds), key=lambda d: kinds.index(kind_of(d)))

@@ -130,13 +130,15 @@ PROVIDERS = {
             package="onnxruntime-ep-webgpu",
             module="onnxruntime_ep_webgpu",
             other_package="onnxruntime-webgpu",
-            defaults={},
+            # Of graphs in its other layout onnxruntime names only the nodes that this layout adds.
+            defaults={"preferredLayout": "NCHW"},
             options=_any(
                 "adapterIndex dawnBackendType defaultBufferCacheMode deviceId enableGraphCapture enableInt64 "
                 "enablePIXCapture enableRobustness forceCpuNodeNames maxNumPendingDispatches maxStorageBufferBindingSize "
-                "maxStorageBuffersPerShaderStage powerPreference preferredLayout preserveDevice queryResolveBufferCacheMode "
+                "maxStorageBuffersPerShaderStage powerPreference preserveDevice queryResolveBufferCacheMode "
                 "sessionBufferPoolGenerations storageBufferCacheMode uniformBufferCacheMode validationMode"
-            ),
+            )
+            | {"preferredLayout": ("NCHW", "NHWC")},
             float32={},
             kinds={"": ("GPU", "CPU")},  # a software adapter counts as a CPU
         ),
@@ -201,6 +203,11 @@ def choose_provider(
         raise InputError(f"expected a provider of {', '.join(PROVIDERS)}, got {shown(name)}; choose one of these")
     if not isinstance(allow_fallback, bool):
         raise InputError(f"expected allow_fallback as true or false, got {shown(allow_fallback)}; correct it")
+    if allow_fallback and provider.name == "cpu":
+        raise InputError(
+            "expected allow_fallback with another provider than the CPU, got cpu, which takes every node; leave it out, or "
+            "name the provider"
+        )
     if options is not None and (not isinstance(options, Mapping) or len(options) > MOST_OPTIONS):
         raise InputError(f"expected provider options as a mapping of names, got {shown(options)}; correct it")
     given = dict(_option(provider, key, value) for key, value in (options or {}).items())

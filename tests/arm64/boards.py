@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -50,10 +50,10 @@ def prepare(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
     _emulator()
-    _step(folder / "root", partial(_unpack_debs, folder))
-    _step(folder / "site", partial(_unpack_wheels, folder))
+    step(folder / "root", partial(unpack_debs, folder, DEBS, "arm64"))
+    step(folder / "site", partial(_unpack_wheels, folder))
     for board in BOARDS:
-        _step(folder / board, partial(_describe, board))
+        step(folder / board, partial(_describe, board))
 
 
 def command(folder: Path, board: str, words: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -83,7 +83,7 @@ def _run(words: list[str], folder: Path | None = None) -> None:
         raise NotHereError(f"{words[0]}: {str(reason).strip()[-300:]}") from error
 
 
-def _step(target: Path, make: Callable[[Path], None]) -> None:
+def step(target: Path, make: Callable[[Path], None]) -> None:
     """Make a folder under another name and rename it when it is whole."""
     if target.exists():
         return
@@ -94,20 +94,20 @@ def _step(target: Path, make: Callable[[Path], None]) -> None:
     part.rename(target)
 
 
-def _unpack_debs(folder: Path, part: Path) -> None:
-    """A root of arm64 packages, by an apt with lists of its own that installs nothing here."""
+def unpack_debs(folder: Path, names: Sequence[str], architecture: str, part: Path) -> None:
+    """A root of Debian's packages, by an apt with lists of its own that installs nothing here; NotHereError without them."""
     apt, debs = folder / "apt", folder / "debs"
     for name in ("lists/partial", "cache/partial"):
         (apt / name).mkdir(parents=True, exist_ok=True)
     (apt / "status").touch()
     debs.mkdir(exist_ok=True)
     options = {
-        "APT::Architecture": "arm64", "APT::Architectures": "arm64", "Dir::State::Lists": apt / "lists",
+        "APT::Architecture": architecture, "APT::Architectures": architecture, "Dir::State::Lists": apt / "lists",
         "Dir::State::status": apt / "status", "Dir::Cache": apt / "cache", "APT::Sandbox::User": "root",
     }  # fmt: skip
     words = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
     _run([*words, "update"])
-    _run([*words, "download", *DEBS], debs)
+    _run([*words, "download", *names], debs)
     for deb in debs.glob("*.deb"):
         _run(["dpkg", "-x", str(deb), str(part)])
 

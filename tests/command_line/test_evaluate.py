@@ -19,7 +19,8 @@ from xlstm_edge_exporters.reference import run_reference
 from xlstm_edge_runtime.progress import no_progress
 
 from ..command import Command, assert_one_sentence
-from ..conftest import SHIPPED
+from ..conftest import BY_NAME, SHIPPED
+from ..oracles.cases import Case
 
 TEXT = SHIPPED / "heldout.txt"
 TOKENS = 120
@@ -106,3 +107,28 @@ def test_bad_requests(bundles: dict[str, Path], command: Command, tmp_path: Path
             read_ids(open_checkpoint(SHIPPED), Path(endless))
     assert_one_sentence(command("eval", tmp_path, "--against", bundles["float32"], "--text", TEXT), 2)
     assert_one_sentence(command("eval", bundles["int8"], "--against", tmp_path / "none", "--text", TEXT), 2)
+
+
+def test_without_a_tokenizer_it_is_said_before_anything_is_loaded(
+    export_of: Callable[..., Path],
+    checkpoint_of: Callable[[Case], Path],
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of what is compared with, of a checkpoint before it is exported; a text of ids is read."""
+    bundle, checkpoint = export_of("lm-mixed"), checkpoint_of(BY_NAME["lm-mixed"])
+    stack = export_of("stack-slstm")
+    (tmp_path / "ids").write_text(" ".join(str(index % 7) for index in range(50)))
+    for words in (("--against", bundle), ("--against", checkpoint), ("--positions", "--window", 8)):
+        assert command("eval", bundle, "--text", tmp_path / "ids", "--tokens", 40, *words).code == 0
+    for place in ("evaluate.load", "positions.load", "facade.export"):
+        monkeypatch.setattr(f"xlstm_edge.{place}", lambda *_, **__: pytest.fail("went on"))
+    for words in (("--against", bundle), ("--against", checkpoint), ("--positions",)):
+        result = command("eval", bundle, "--text", TEXT, *words)
+        assert_one_sentence(result, 2)
+        assert "has no tokenizer" in result.err
+    for words in (("--against", stack), ("--positions",)):
+        result = command("eval", stack, "--text", TEXT, *words)
+        assert_one_sentence(result, 2)
+        assert "got a stack of float vectors" in result.err

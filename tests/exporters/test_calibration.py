@@ -242,6 +242,21 @@ def test_without_resume_nothing_is_left(
     assert_nothing_written(tmp_path, set())
 
 
+def test_nothing_to_resume_from_leaves_nothing(
+    checkpoint_of: CheckpointOf, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A float export keeps nothing on its way, so that its folder would help nobody."""
+
+    def die(*_: object, **__: object) -> None:
+        assert (tmp_path / "new.resume").is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "write_bundle", die)
+    words = ("export", checkpoint_of(BY_NAME["lm-mixed"]), "-o", tmp_path / "new", "--resume")
+    assert command(*words).code == 130
+    assert_nothing_written(tmp_path, set())
+
+
 def test_what_another_export_left_is_not_used(checkpoint_of: CheckpointOf, tmp_path: Path, command: Command) -> None:
     checkpoint, resume = checkpoint_of(BY_NAME["large-plain"]), tmp_path / "new.resume"
     resume.mkdir()

@@ -10,9 +10,12 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 import xlstm_edge
+from xlstm_edge_exporters import float16
 from xlstm_edge_exporters.checkpoints import Checkpoint, open_checkpoint
 from xlstm_edge_exporters.float16 import Float16Graph, Float16Report, measure_float16
 from xlstm_edge_exporters.reference import Variant, run_variants
+from xlstm_edge_exporters.targets import TARGETS
+from xlstm_edge_exporters.targets.accelerator import Accelerator
 from xlstm_edge_runtime.manifest import read_manifest
 
 from ..conftest import BY_NAME, SHIPPED, sequence_for
@@ -87,3 +90,20 @@ def test_a_number_out_of_range_is_seen(
     report = measured(folder, opened(BY_NAME["lm-mixed"]), 2, tmp_path / "model.onnx")
     assert report.saturated
     assert "gave a number out of float16's range" in str(report)
+
+
+@pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if isinstance(target, Accelerator)])
+def test_float16_runs_where_the_target_computes_in_it(
+    name: str, checkpoint_of: Callable[[Case], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nowhere else: it takes half of the time."""
+    seen = []
+
+    class Seen(Float16Graph):
+        def __init__(self, path: Path, *, rounded: bool = True) -> None:
+            seen.append(rounded)
+            super().__init__(path, rounded=rounded)
+
+    monkeypatch.setattr(float16, "Float16Graph", Seen)
+    xlstm_edge.export(checkpoint_of(BY_NAME["lm-mixed"]), tmp_path / "b", target=name)
+    assert sorted(seen) == ([False, True] if TARGETS[name].half else [False])

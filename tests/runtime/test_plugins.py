@@ -64,6 +64,10 @@ class Options:
 
     def __init__(self) -> None:
         self.added: list[tuple[list[str], dict[str, str]]] = []
+        self.entries = dict[str, str]()
+
+    def add_session_config_entry(self, name: str, value: str) -> None:
+        self.entries[name] = value
 
     def add_provider_for_devices(self, devices: list[Any], options: dict[str, str]) -> None:
         self.added.append(([plugins.kind_of(device) for device in devices], options))
@@ -163,3 +167,5 @@ def test_a_provider_that_is_built_in_is_asked_for_by_name(monkeypatch: pytest.Mo
     asked = Options()
     assert plugins.attach(choose_provider("cuda"), asked) == [("CUDAExecutionProvider", {"use_tf32": "0"})]
     assert not asked.added
+    # WebGPU reads these and not the list's.
+    assert asked.entries == {"ep.cudaexecutionprovider.use_tf32": "0"}

@@ -1,11 +1,14 @@
 """The table of execution providers, and what may be asked of each."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from xlstm_edge_runtime import InputError
 from xlstm_edge_runtime.providers import CPU, FLOAT16, FLOAT32, IN_FLOAT32, PROVIDERS, Choice, choose_provider
+
+from ..command import Command, assert_one_sentence
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
@@ -95,6 +98,13 @@ def test_options_that_no_provider_takes_are_refused(name: str, options: Any, fra
 def test_a_fallback_is_allowed_or_not(value: Any) -> None:
     with pytest.raises(InputError, match="allow_fallback as true or false"):
         choose_provider("qnn", allow_fallback=value)
+
+
+def test_a_fallback_from_the_cpu_is_refused(command: Command, shipped_bundle: Path) -> None:
+    """There is nothing to fall back to: who asks for it forgot the provider."""
+    with pytest.raises(InputError, match=r"expected allow_fallback with another provider .*, got cpu"):
+        choose_provider("cpu", allow_fallback=True)
+    assert_one_sentence(command("run", shipped_bundle, "ROMEO.", "--allow-fallback"), 2)
 
 
 def test_a_choice_without_options_is_named_alone() -> None:

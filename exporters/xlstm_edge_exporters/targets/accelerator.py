@@ -67,9 +67,13 @@ class Accelerator(Target):
         from ..float16 import measure_float16, measure_prompts  # noqa: PLC0415  # loads torch
 
         tokens = None if self.half else FEW
-        reports = [measure_float16(graph, table, parameters, reference, tokens=tokens, progress=progress)]
+        reports = [
+            measure_float16(graph, table, parameters, reference, tokens=tokens, half=self.half, progress=progress)
+        ]
         if prompt is not None:
-            reports.append(measure_prompts(prompt, table, reports[0].inputs, reference, progress))
+            reports.append(
+                measure_prompts(prompt, table, reports[0].inputs, reference, half=self.half, progress=progress)
+            )
         return [line for report in reports for line in self._judge(report, integers)]
 
     def _judge(self, report: "Float16Report", integers: bool) -> list[str]:

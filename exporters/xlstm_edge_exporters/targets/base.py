@@ -52,8 +52,8 @@ class Target:
     compiles: ClassVar[bool] = False
     compiles_integers: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ()
-    extra: ClassVar[str] = ""
     integer_packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
     half: ClassVar[bool] = False
 
     def spec(self, spec: ModelSpec) -> ModelSpec:

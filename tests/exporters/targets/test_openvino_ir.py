@@ -166,7 +166,8 @@ def test_nothing_is_sent_and_no_file_written_elsewhere(bundle_of: BundleOf, tmp_
     for mode in ("private", "plain"):
         home = tmp_path / mode
         (home / "out").mkdir(parents=True)
-        variables = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": PATHS, "PYTHONDONTWRITEBYTECODE": "1"}
+        paths = os.pathsep.join(filter(None, (PATHS, os.environ.get("PYTHONPATH"))))
+        variables = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
             [sys.executable, "-c", WRITE, bundle_of(BY_NAME["lm-mixed"], "openvino"), home / "out", mode],
             capture_output=True, text=True, env=variables, cwd=home, check=True,

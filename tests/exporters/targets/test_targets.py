@@ -143,18 +143,21 @@ def test_what_qualcomm_computes_badly_is_not_there(case: str, name: str, bundle_
             assert not {name for name in node.input if name in weights and name.endswith(".bias")}
 
 
-COMPILERS = [
-    ("coreml", "coremltools", "coreml"),
-    ("openvino", "openvino", "openvino-ir"),
-    ("litert", "litert_torch", "litert"),
-]
-
-
-@pytest.mark.parametrize(("name", "package", "extra"), COMPILERS)
+@pytest.mark.parametrize(
+    ("name", "package", "extra", "quantize"),
+    [
+        ("coreml", "coremltools", "coreml", None),
+        ("openvino", "openvino", "openvino-ir", None),
+        ("openvino", "nncf", "openvino-ir", "int8"),
+        ("litert", "litert_torch", "litert", None),
+    ],
+)
 def test_a_missing_compiler_is_told_before_any_work(
-    name: str, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, package: str, extra: str, quantize: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    told = rf"^expected the package {package} for --compile, got none; pip install 'xlstm-edge\[{extra}\]'$"
-    with pytest.raises(xr.DependencyError, match=told):
-        xlstm_edge.export("nowhere", tmp_path / "b", target=name, ahead_of_time=True)
+    """With the one extra that brings it."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else object())
+    with pytest.raises(xr.DependencyError) as caught:
+        xlstm_edge.export("nowhere", tmp_path / "b", target=name, ahead_of_time=True, quantize=quantize)
+    wanted = f"expected the package {package} for --compile, got none; pip install 'xlstm-edge[{extra}]'"
+    assert str(caught.value) == wanted
