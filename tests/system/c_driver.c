@@ -1,0 +1,266 @@
+/* Lets a test call the C runtime, functions inside it too: a command a line on standard input, an answer a line on standard output,
+   which is the code of the call and what came of it, or the sentence. Fields are separated by tabs. */
+#define _XOPEN_SOURCE 700
+#define _DEFAULT_SOURCE 1
+#define _DARWIN_C_SOURCE
+#define _FILE_OFFSET_BITS 64
+#include <stdlib.h>
+#include <string.h>
+
+static size_t allocations; /* by the runtime's own code */
+
+static void *counted_malloc(size_t size) {
+    allocations++;
+    return malloc(size);
+}
+
+static void *counted_calloc(size_t count, size_t size) {
+    allocations++;
+    return calloc(count, size);
+}
+
+static void *counted_realloc(void *old, size_t size) {
+    allocations++;
+    return realloc(old, size);
+}
+
+#define malloc counted_malloc
+#define calloc counted_calloc
+#define realloc counted_realloc
+#include "xlstm_edge.c"
+#undef malloc
+#undef calloc
+#undef realloc
+
+enum { LONGEST_LINE = 1 << 20, MOST_IDS = 1 << 16 };
+
+static xe_model_t *model;
+static xe_session_t *session;
+static xe_sampler_t *sampler;
+static xe_decoder_t *decoder;
+static const float *logits;
+static int64_t ids[MOST_IDS];
+
+static void forget(void) {
+    xe_free_decoder(decoder);
+    xe_free_sampler(sampler);
+    xe_free_session(session);
+    xe_free_model(model);
+    decoder = NULL;
+    sampler = NULL;
+    session = NULL;
+    model = NULL;
+}
+
+static void answer(int code) {
+    printf("%d\t%s\n", code, code ? xe_error() : "");
+}
+
+/* Numbers with blanks between them, from the end of a line. */
+static size_t read_ids(char *text) {
+    size_t count = 0;
+    for (char *word = text ? strtok(text, " ") : NULL; word && count < MOST_IDS; word = strtok(NULL, " "))
+        ids[count++] = strtoll(word, NULL, 10);
+    return count;
+}
+
+static int load(const char *path, const char *threads) {
+    xe_options options = {NULL, threads ? atoi(threads) : 1, 0, 0};
+    forget();
+    int code = xe_load(path, &options, &model);
+    return code ? code : xe_session(model, &session);
+}
+
+/* Only the text of a manifest, without its files. */
+static int manifest(const char *path) {
+    struct manifest m;
+    const char *reason;
+    size_t size;
+    memset(&m, 0, sizeof m);
+    char *bytes = read_whole(path, LARGEST_MANIFEST, &size, &reason);
+    int code = bytes ? parse_manifest(&m, bytes, size) : fail(XE_BUNDLE, "expected a manifest, got %s; check it", reason);
+    free_manifest(&m);
+    return code;
+}
+
+static int fork_session(void) {
+    xe_session_t *branch;
+    int code = xe_fork(session, &branch);
+    if (!code) {
+        xe_free_session(session);
+        session = branch;
+    }
+    return code;
+}
+
+/* VOCAB, SEED, then name=value for the others; bias as id:value, banned as id. */
+static int make_sampler(char *words) {
+    static int64_t bias_ids[64], banned[64];
+    static float biases[64];
+    xe_sampling o;
+    size_t prompt = 0;
+    xe_sampling_defaults(NULL, &o);
+    char *word = strtok(words, " ");
+    long long vocab = strtoll(word, NULL, 10);
+    o.seed = strtoull(strtok(NULL, " "), NULL, 10);
+    o.bias_ids = bias_ids;
+    o.bias_values = biases;
+    o.banned = banned;
+    while ((word = strtok(NULL, " "))) {
+        char *value = strchr(word, '=') + 1, *behind = strchr(value, ':');
+        double number = strtod(value, NULL);
+        value[-1] = 0;
+        if (!strcmp(word, "bias")) {
+            bias_ids[o.bias_count] = strtoll(value, NULL, 10);
+            biases[o.bias_count++] = (float)strtod(behind + 1, NULL);
+        } else if (!strcmp(word, "banned"))
+            banned[o.banned_count++] = (int64_t)number;
+        else if (!strcmp(word, "prompt"))
+            ids[prompt++] = (int64_t)number;
+        else if (!strcmp(word, "top_k") || !strcmp(word, "penalty_window"))
+            *(*word == 't' ? &o.top_k : &o.penalty_window) = (int64_t)number;
+        else {
+            double *place = !strcmp(word, "temperature")          ? &o.temperature
+                            : !strcmp(word, "top_p")              ? &o.top_p
+                            : !strcmp(word, "min_p")              ? &o.min_p
+                            : !strcmp(word, "repetition_penalty") ? &o.repetition_penalty
+                            : !strcmp(word, "presence_penalty")   ? &o.presence_penalty
+                                                                  : &o.frequency_penalty;
+            *place = number;
+        }
+    }
+    xe_free_sampler(sampler);
+    return xe_sampler(vocab, &o, ids, prompt, &sampler);
+}
+
+/* SALT and STEPS: ids out of the logits that tests/golden/sampling.json describes. */
+static void golden(char *words) {
+    size_t vocab = sampler->vocab_size;
+    uint64_t salt = strtoull(strtok(words, " "), NULL, 10), steps = strtoull(strtok(NULL, " "), NULL, 10);
+    float *z = calloc(vocab, sizeof *z);
+    int code = XE_OK;
+    printf("0\t");
+    for (uint64_t t = 0; t < steps && !code; t++) {
+        int64_t id;
+        for (size_t i = 0; i < vocab; i++)
+            z[i] = (float)((double)((i * 2654435761u + salt * 40503 + t * 97) % ((uint64_t)1 << 32) >> 16) / 4096 - 8);
+        code = xe_sample(sampler, z, &id);
+        printf("%lld ", (long long)id);
+    }
+    printf("%s\n", code ? xe_error() : "");
+    free(z);
+}
+
+/* Logits from a file of float32 numbers, step after step. */
+static void sample_file(const char *path) {
+    const char *reason;
+    size_t size, vocab = sampler->vocab_size;
+    char *bytes = read_whole(path, UINT32_MAX, &size, &reason);
+    printf("0\t");
+    for (size_t t = 0; bytes && (t + 1) * vocab * sizeof(float) <= size; t++) {
+        int64_t id = -1;
+        int code = xe_sample(sampler, (const float *)(const void *)bytes + t * vocab, &id);
+        printf("%lld ", code ? -(long long)code : (long long)id);
+    }
+    printf("\n");
+    free(bytes);
+}
+
+static void decode(size_t count) {
+    if (!decoder) {
+        int code = xe_decoder(model, &decoder);
+        if (code) {
+            answer(code);
+            return;
+        }
+    }
+    printf("0\t");
+    for (size_t i = 0; i < count; i++) {
+        const char *bytes = "";
+        size_t size = 0;
+        xe_decode(decoder, ids[i], &bytes, &size);
+        for (size_t j = 0; j < size; j++)
+            printf("%02x", (unsigned char)bytes[j]);
+    }
+    printf("\n");
+}
+
+static void show_logits(void) {
+    printf("0\t");
+    for (int64_t i = 0; i < xe_vocab_size(model); i++) {
+        uint32_t bits;
+        memcpy(&bits, &logits[i], sizeof bits);
+        printf("%08x", (unsigned)bits);
+    }
+    printf("\n");
+}
+
+/* Allocations of so many steps, samples and decoded ids. */
+static void count_allocations(char *words) {
+    long steps = strtol(words, NULL, 10);
+    size_t before = allocations, size;
+    const char *bytes;
+    int64_t id = 1;
+    int code = XE_OK;
+    for (long i = 0; i < steps && !code; i++) {
+        code = xe_step(session, id, &logits);
+        code = code ? code : xe_sample(sampler, logits, &id);
+        code = code ? code : xe_decode(decoder, id, &bytes, &size);
+    }
+    printf("%d\t%zu\n", code, allocations - before);
+}
+
+static void hash(const char *path) {
+    const char *reason = "";
+    char hex[65];
+    int is_done = hash_file(path, hex, &reason);
+    printf("%d\t%s\n", !is_done, is_done ? hex : reason);
+}
+
+static void obey(const char *command, char *rest) {
+    if (!strcmp(command, "load"))
+        answer(load(rest, strtok(NULL, "\t")));
+    else if (!strcmp(command, "manifest"))
+        answer(manifest(rest));
+    else if (!strcmp(command, "hash"))
+        hash(rest);
+    else if (!strcmp(command, "sampler"))
+        answer(make_sampler(rest));
+    else if (!strcmp(command, "golden"))
+        golden(rest);
+    else if (!strcmp(command, "sample_file"))
+        sample_file(rest);
+    else if (!session)
+        printf("9\tno session\n");
+    else if (!strcmp(command, "prefill"))
+        answer(xe_prefill(session, ids, read_ids(rest), &logits));
+    else if (!strcmp(command, "logits"))
+        show_logits();
+    else if (!strcmp(command, "fork"))
+        answer(fork_session());
+    else if (!strcmp(command, "save"))
+        answer(xe_save(session, rest));
+    else if (!strcmp(command, "restore"))
+        answer(xe_restore(session, rest));
+    else if (!strcmp(command, "tokens"))
+        printf("0\t%llu\n", (unsigned long long)xe_tokens(session));
+    else if (!strcmp(command, "decode"))
+        decode(read_ids(rest));
+    else if (!strcmp(command, "allocations"))
+        count_allocations(rest);
+    else
+        printf("9\tno such command\n");
+}
+
+int main(void) {
+    static char line[LONGEST_LINE];
+    while (fgets(line, sizeof line, stdin)) {
+        line[strcspn(line, "\n")] = 0;
+        char *command = strtok(line, "\t"), *rest = command ? strtok(NULL, "\t") : NULL;
+        if (command)
+            obey(command, rest);
+        fflush(stdout);
+    }
+    forget();
+    return 0;
+}
