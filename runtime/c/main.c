@@ -32,7 +32,8 @@ static int generate(const char *bundle, const int64_t *ids, size_t count, xe_sam
         code = xe_step(session, id, &logits); /* what is printed has been read */
         printf(done ? " %lld" : "%lld", (long long)id);
     }
-    printf("\n");
+    if (sampler)
+        printf("\n");
     if (code)
         fprintf(stderr, "%s\n", xe_error());
     xe_free_sampler(sampler);

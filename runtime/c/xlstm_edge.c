@@ -176,7 +176,7 @@ static uint32_t rotated(uint32_t word, int bits) {
 }
 
 static void sha256_block(uint32_t *state, const unsigned char *bytes) {
-    uint32_t w[64], a[8];
+    uint32_t w[64];
     for (int i = 0; i < 16; i++, bytes += 4)
         w[i] = (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
     for (int i = 16; i < 64; i++) {
@@ -184,18 +184,16 @@ static void sha256_block(uint32_t *state, const unsigned char *bytes) {
         uint32_t second = rotated(w[i - 2], 17) ^ rotated(w[i - 2], 19) ^ w[i - 2] >> 10;
         w[i] = w[i - 16] + first + w[i - 7] + second;
     }
-    memcpy(a, state, sizeof a);
+    uint32_t a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h = state[7];
     for (int i = 0; i < 64; i++) {
-        uint32_t one = rotated(a[4], 6) ^ rotated(a[4], 11) ^ rotated(a[4], 25);
-        uint32_t t1 = a[7] + one + ((a[4] & a[5]) ^ (~a[4] & a[6])) + SHA256_ROUNDS[i] + w[i];
-        uint32_t zero = rotated(a[0], 2) ^ rotated(a[0], 13) ^ rotated(a[0], 22);
-        uint32_t t2 = zero + ((a[0] & a[1]) ^ (a[0] & a[2]) ^ (a[1] & a[2]));
-        memmove(a + 1, a, 7 * sizeof *a);
-        a[4] += t1;
-        a[0] = t1 + t2;
+        uint32_t one = h + (rotated(e, 6) ^ rotated(e, 11) ^ rotated(e, 25)) + ((e & f) ^ (~e & g)) + SHA256_ROUNDS[i] + w[i];
+        uint32_t two = (rotated(a, 2) ^ rotated(a, 13) ^ rotated(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+        h = g, g = f, f = e, e = d + one;
+        d = c, c = b, b = a, a = one + two;
     }
+    uint32_t last[8] = {a, b, c, d, e, f, g, h};
     for (int i = 0; i < 8; i++)
-        state[i] += a[i];
+        state[i] += last[i];
 }
 
 static void sha256_add(struct sha256 *hash, const void *data, size_t count) {
