@@ -2089,37 +2089,36 @@ int xe_fork(const xe_session_t *session, xe_session_t **branch) {
 
 /* ---- Snapshots: snapshot.py describes the format ---- */
 
-enum { LARGEST_HEADER = 16 << 20, STORED_ROLES = 3 };
-enum role { WHOLE, SCALE, OFFSET };
+enum { LARGEST_HEADER = 16 << 20, LONGEST_STORED_NAME = 216 };
+/* What a tensor of a file is to a row of the state. LOST: the stabilizer of a matrix memory that has none here; the row is its n. */
+enum role { WHOLE, SCALE, OFFSET, LOST, LOST_OFFSET, STORED_ROLES };
 
-static const char *const ENDS[STORED_ROLES] = {"", ".scale", ".offset"};
-
-/* A tensor of a file: of a state's row, or what belongs to it. */
 struct stored {
     const struct row *row;
     enum role role;
     int is_half;
     uint64_t place, bytes;
+    float *numbers;
 };
 
-static int has_scale(const struct row *row) {
-    return ends_with(row->name, ".C") && row->rank == 3;
-}
-
-static size_t stored_name(const struct stored *stored, char name[216]) {
-    return (size_t)sprintf(name, "%s%s", stored->row->name, ENDS[stored->role]);
+static size_t stored_name(const struct stored *stored, char name[LONGEST_STORED_NAME]) {
+    static const char *const ends[STORED_ROLES] = {"", ".scale", ".offset", "", ".offset"};
+    size_t length = (size_t)sprintf(name, "%s%s", stored->row->name, ends[stored->role]);
+    if (stored->role >= LOST)
+        name[strlen(stored->row->name) - 1] = 'm';
+    return length;
 }
 
 /* Shape with the batch axis. */
 static int stored_shape(const struct stored *stored, int64_t shape[MOST_AXES + 1]) {
     const struct row *row = stored->row;
-    shape[0] = 1;
+    shape[0] = shape[1] = 1;
     if (stored->role == WHOLE) {
         memcpy(shape + 1, row->shape, sizeof row->shape);
         return 1 + row->rank;
     }
-    shape[1] = row->shape[stored->role == SCALE ? 0 : row->rank - 1];
-    return 2;
+    shape[stored->role == LOST ? 2 : 1] = row->shape[stored->role == OFFSET ? row->rank - 1 : 0];
+    return stored->role == LOST ? 3 : 2;
 }
 
 static uint64_t stored_bytes(const struct stored *stored) {
@@ -2170,7 +2169,7 @@ PRINTF_LIKE(2, 3) static void add_text(struct text *text, const char *format, ..
 
 static void add_entry(struct text *text, const struct stored *stored, uint64_t *end) {
     int64_t shape[MOST_AXES + 1];
-    char name[216];
+    char name[LONGEST_STORED_NAME];
     int rank = stored_shape(stored, shape);
     stored_name(stored, name);
     add_text(text, ",\"%s\":{\"dtype\":\"F32\",\"shape\":[1", name);
@@ -2188,9 +2187,9 @@ static struct text make_header(const xe_session_t *session) {
     add_text(&text, "{\"__metadata__\":{\"format\":\"xlstm-edge state\",\"version\":\"2\",\"source\":\"%s\",\"tokens\":\"%llu\"}",
              m->source, (unsigned long long)session->tokens);
     for (size_t i = 0; i < m->row_count && !text.failed; i++) {
-        add_entry(&text, &(struct stored){&m->rows[i], WHOLE, 0, 0, 0}, &end);
+        add_entry(&text, &(struct stored){&m->rows[i], WHOLE, 0, 0, 0, NULL}, &end);
         if (m->rows[i].offset)
-            add_entry(&text, &(struct stored){&m->rows[i], OFFSET, 0, 0, 0}, &end);
+            add_entry(&text, &(struct stored){&m->rows[i], OFFSET, 0, 0, 0, NULL}, &end);
     }
     add_text(&text, "}");
     while (!text.failed && text.size % 8)
@@ -2300,14 +2299,15 @@ int xe_save(const xe_session_t *session, const char *path) {
     return code;
 }
 
-/* A snapshot that is being read: its header, the entries of it by name, the tensors that there must be. */
+/* A snapshot that is being read: its header, the entries of it by name, the rows by name, the tensors that there must be. */
 struct snapshot {
     const xe_model_t *model;
     const char *path;
     int file;
     struct document header;
-    struct slice *names; /* `place` is the node */
+    struct slice *names, *rows; /* `place` is the node, the row */
     struct stored *tensors;
+    float *pool; /* numbers of all tensors */
     size_t name_count, tensor_count;
     int64_t begin, size;
     uint64_t tokens;
@@ -2363,39 +2363,69 @@ static int read_metadata(struct snapshot *s, struct reader root) {
 }
 
 static int list_names(struct snapshot *s, struct reader root) {
+    const struct manifest *m = &s->model->manifest;
     s->names = malloc((root.object->count + 1) * sizeof *s->names);
-    if (!s->names)
+    s->rows = malloc((m->row_count + 1) * sizeof *s->rows);
+    s->tensors = malloc((STORED_ROLES * m->row_count + 1) * sizeof *s->tensors);
+    if (!s->names || !s->rows || !s->tensors)
         return no_memory();
     for (const struct node *n = first_of(root); n; n = next_of(root, n))
         if (!is_text(n->key, n->key_length, "__metadata__"))
             s->names[s->name_count++] = (struct slice){n->key, n->key_length, (uint64_t)(n - s->header.nodes)};
+    for (size_t i = 0; i < m->row_count; i++)
+        s->rows[i] = (struct slice){m->rows[i].name, strlen(m->rows[i].name), i};
     sort_slices(s->names, s->name_count, by_text);
+    sort_slices(s->rows, m->row_count, by_text);
     return XE_OK;
 }
 
 static struct slice *entry_of(struct snapshot *s, const struct stored *stored) {
-    char name[216];
+    char name[LONGEST_STORED_NAME];
     size_t length = stored_name(stored, name);
     return find_slice(s->names, s->name_count, name, length);
 }
 
-/* Every tensor that a file of this model holds; stabilizers may come with what they are short of. */
-static int list_tensors(struct snapshot *s, int is_half) {
+/* Of the row of a matrix memory, .C, .n or .m: the one of the same block with another letter; NULL if there is none. */
+static const struct row *row_beside(struct snapshot *s, const struct row *row, char letter) {
+    char name[LONGEST_STORED_NAME];
+    size_t length = (size_t)sprintf(name, "%s", row->name);
+    if (length < 2 || name[length - 2] != '.' || !strchr("Cnm", name[length - 1]))
+        return NULL;
+    name[length - 1] = letter;
+    struct slice *found = find_slice(s->rows, s->model->manifest.row_count, name, length);
+    return found ? &s->model->manifest.rows[found->place] : NULL;
+}
+
+static void add_tensor(struct snapshot *s, const struct row *row, enum role role, int is_half) {
+    s->tensors[s->tensor_count++] = (struct stored){row, role, is_half, 0, 0, NULL};
+}
+
+/* Whether the file's tensors are those of this model; stabilizers may come with what they are short of. In the other form matrix
+   memories have a stabilizer where they have none here, and none where they have one. */
+static int list_tensors(struct snapshot *s, int is_half, int is_other) {
     const struct manifest *m = &s->model->manifest;
-    s->tensors = malloc((STORED_ROLES * m->row_count + 1) * sizeof *s->tensors);
-    if (!s->tensors)
-        return no_memory();
+    int is_all = 1;
+    s->tensor_count = 0;
     for (size_t i = 0; i < m->row_count; i++) {
         const struct row *row = &m->rows[i];
-        struct stored offset = {row, OFFSET, 0, 0, 0};
-        int scaled = is_half && has_scale(row);
-        s->tensors[s->tensor_count++] = (struct stored){row, WHOLE, scaled, 0, 0};
+        struct stored offset = {row, OFFSET, 0, 0, 0, NULL}, lost_offset = {row, LOST_OFFSET, 0, 0, 0, NULL};
+        int is_memory = is_other && row_beside(s, row, 'C'), scaled = is_half && ends_with(row->name, ".C") && row->rank == 3;
+        if (is_memory && ends_with(row->name, ".m"))
+            continue;
+        add_tensor(s, row, WHOLE, scaled);
         if (scaled)
-            s->tensors[s->tensor_count++] = (struct stored){row, SCALE, 0, 0, 0};
+            add_tensor(s, row, SCALE, 0);
         if (ends_with(row->name, ".m") && row->rank && entry_of(s, &offset))
-            s->tensors[s->tensor_count++] = offset;
+            add_tensor(s, row, OFFSET, 0);
+        if (is_memory && ends_with(row->name, ".n") && row->rank == 3 && !row_beside(s, row, 'm')) {
+            add_tensor(s, row, LOST, 0);
+            if (entry_of(s, &lost_offset))
+                add_tensor(s, row, LOST_OFFSET, 0);
+        }
     }
-    return XE_OK;
+    for (size_t i = 0; i < s->tensor_count; i++)
+        is_all &= entry_of(s, &s->tensors[i]) != NULL;
+    return is_all && s->tensor_count == s->name_count;
 }
 
 /* Type, shape and size of an entry as they must be; where it begins. */
@@ -2420,17 +2450,8 @@ static void read_place(struct snapshot *s, struct stored *stored, const struct n
 /* Exactly the tensors of this model, side by side, and nothing behind them. */
 static int check_places(struct snapshot *s) {
     uint64_t end = 0;
-    struct quote quote;
-    if (s->name_count > s->tensor_count)
-        return bad_snapshot(s, "the state tensors of this model", "others as well");
     for (size_t i = 0; i < s->tensor_count; i++) {
-        struct slice *entry = entry_of(s, &s->tensors[i]);
-        char name[216];
-        if (!entry)
-            return fail(XE_STATE, "expected the %zu state tensors of this model, got a difference at %s; save it again, or load it "
-                                  "in Python, which knows more forms of a state", s->tensor_count,
-                        quoted(&quote, name, stored_name(&s->tensors[i], name)));
-        read_place(s, &s->tensors[i], &s->header.nodes[entry->place]);
+        read_place(s, &s->tensors[i], &s->header.nodes[entry_of(s, &s->tensors[i])->place]);
         if (s->header.failed)
             return s->header.failed;
     }
@@ -2453,69 +2474,145 @@ static float from_half(uint16_t half) {
     return half & 0x8000 ? -value : value;
 }
 
-/* A stored tensor as floats, of so many numbers. */
-static int read_floats(struct snapshot *s, const struct stored *stored, float *numbers) {
-    size_t count = (size_t)stored->bytes / (stored->is_half ? 2 : 4);
-    if (!read_exactly(s->file, numbers, (size_t)stored->bytes, s->begin + (int64_t)stored->place))
-        return bad_snapshot(s, "a snapshot", "a file that cannot be read");
-    for (size_t i = count; stored->is_half && i-- > 0;) { /* from the end, in place */
-        uint16_t half;
-        memcpy(&half, (const char *)numbers + 2 * i, 2);
-        numbers[i] = from_half(half);
-    }
-    return XE_OK;
-}
-
-/* What is stored, as the graph holds it: scaled, stabilizers with their own offset taken for the file's. */
-static void hold(const struct row *row, float *numbers, const float *scale, const float *offset) {
-    size_t last = row->rank ? (size_t)row->shape[row->rank - 1] : 1, head = row->size / (scale ? (size_t)row->shape[0] : 1);
-    if (offset && row->offset && !memcmp(offset, row->offset, last * sizeof *offset))
-        return; /* no digit is lost */
-    for (size_t i = 0; i < row->size; i++) {
-        float value = scale ? numbers[i] * scale[i / head] : numbers[i];
-        value = offset ? value + offset[i % last] : value;
-        value = row->offset ? value - row->offset[i % last] : value;
-        numbers[i] = row->initial == SMALL_INITIAL_M && row->splits == 1 && value < (float)row->initial ? (float)row->initial : value;
-    }
-}
-
-/* Every tensor into `state`; `whole` is room for twice the largest. */
-static int read_state_data(struct snapshot *s, float *state, float *whole) {
-    for (size_t i = 0; i < s->tensor_count;) {
-        const struct row *row = s->tensors[i].row;
-        float *parts[STORED_ROLES] = {NULL, NULL, NULL}, *at = whole;
-        for (; i < s->tensor_count && s->tensors[i].row == row; i++) {
-            int code = read_floats(s, &s->tensors[i], at);
-            if (code)
-                return code;
-            parts[s->tensors[i].role] = at;
-            at += s->tensors[i].bytes / (s->tensors[i].is_half ? 2 : 4);
+/* Every stored tensor as floats, scaled and in the pool. */
+static int read_tensors(struct snapshot *s) {
+    uint64_t total = 0;
+    for (size_t i = 0; i < s->tensor_count; i++)
+        total += s->tensors[i].bytes / (s->tensors[i].is_half ? 2 : 4);
+    float *at = s->pool = malloc((size_t)total * sizeof *at + 1);
+    if (!at)
+        return no_memory();
+    for (size_t i = 0; i < s->tensor_count; i++) {
+        struct stored *stored = &s->tensors[i];
+        size_t count = (size_t)stored->bytes / (stored->is_half ? 2 : 4);
+        if (!read_exactly(s->file, at, (size_t)stored->bytes, s->begin + (int64_t)stored->place))
+            return bad_snapshot(s, "a snapshot", "a file that cannot be read");
+        for (size_t j = count; stored->is_half && j-- > 0;) { /* from the end, in place */
+            uint16_t half;
+            memcpy(&half, (const char *)at + 2 * j, 2);
+            at[j] = from_half(half);
         }
-        hold(row, parts[WHOLE], parts[SCALE], parts[OFFSET]);
-        for (size_t j = 0; j < row->size; j++)
-            if (!isfinite(whole[j]))
-                return bad_snapshot(s, "a finite state", "NaN or infinity");
-        move_heads(row, state + row->place, whole, 1);
+        stored->numbers = at;
+        at += count;
+        if (stored->role == SCALE) /* of the tensor before */
+            for (size_t j = 0; j < stored[-1].row->size; j++)
+                stored[-1].numbers[j] *= stored->numbers[j / (stored[-1].row->size / count)];
     }
     return XE_OK;
+}
+
+/* What is stored of a row in some role; NULL for nothing. The tensors are in the order of the rows. */
+static const float *numbers_of(const struct snapshot *s, const struct row *row, enum role role) {
+    size_t low = 0, high = s->tensor_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (s->tensors[middle].row < row)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    for (; low < s->tensor_count && s->tensors[low].row == row; low++)
+        if (s->tensors[low].role == role)
+            return s->tensors[low].numbers;
+    return NULL;
+}
+
+/* In the other form: the logarithm of what a head of a matrix memory is multiplied with to come from the file's form to ours. The
+   file's stabilizer where it has one; else what brings the largest number of n to 1. */
+static float head_exponent(const struct snapshot *s, const struct row *n, size_t head) {
+    const float *lost = numbers_of(s, n, LOST), *offset = numbers_of(s, n, LOST_OFFSET), *numbers = numbers_of(s, n, WHOLE);
+    size_t size = n->size / (size_t)n->shape[0];
+    float largest = 1;
+    if (lost)
+        return offset ? lost[head] + offset[head] : lost[head];
+    for (size_t i = head * size; i < (head + 1) * size; i++)
+        largest = fabsf(numbers[i]) > largest ? fabsf(numbers[i]) : largest;
+    return -logf(largest);
+}
+
+/* A row as users see it, without what the graph holds less of it; `whole` has room for it. */
+static void fill_row(struct snapshot *s, const struct row *row, int is_other, float *whole) {
+    const float *numbers = numbers_of(s, row, WHOLE), *offset = numbers_of(s, row, OFFSET);
+    const struct row *n = is_other && row_beside(s, row, 'C') ? row_beside(s, row, 'n') : NULL;
+    size_t last = row->rank ? (size_t)row->shape[row->rank - 1] : 1;
+    if (!numbers) { /* a stabilizer that the file has not */
+        for (size_t i = 0; i < row->size; i++)
+            whole[i] = -head_exponent(s, n, i);
+        return;
+    }
+    for (size_t i = 0; i < row->size; i++)
+        whole[i] = offset ? numbers[i] + offset[i % last] : numbers[i];
+    for (size_t head = 0, size = n ? row->size / (size_t)row->shape[0] : 0; size && head < (size_t)row->shape[0]; head++) {
+        float factor = expf(head_exponent(s, n, head));
+        for (size_t i = head * size; i < (head + 1) * size; i++)
+            whole[i] *= factor;
+    }
+}
+
+/* The same as the graph holds it. */
+static int hold_row(struct snapshot *s, const struct row *row, int is_other, float *whole) {
+    const float *numbers = numbers_of(s, row, WHOLE), *offset = numbers_of(s, row, OFFSET);
+    size_t last = row->rank ? (size_t)row->shape[row->rank - 1] : 1;
+    if (offset && row->offset && !memcmp(offset, row->offset, last * sizeof *offset)) /* no digit is lost */
+        memcpy(whole, numbers, row->size * sizeof *whole);
+    else {
+        fill_row(s, row, is_other, whole);
+        for (size_t i = 0; i < row->size; i++) {
+            whole[i] = row->offset ? whole[i] - row->offset[i % last] : whole[i];
+            if (row->initial == SMALL_INITIAL_M && row->splits == 1 && whole[i] < (float)row->initial)
+                whole[i] = (float)row->initial;
+        }
+    }
+    for (size_t i = 0; i < row->size; i++)
+        if (!isfinite(whole[i]))
+            return bad_snapshot(s, "a finite state", "NaN or infinity");
+    return XE_OK;
+}
+
+/* Heads of C, n and m must agree where one is made of the other; a table in which they do not is no model's. */
+static int check_memories(struct snapshot *s) {
+    const struct manifest *m = &s->model->manifest;
+    for (size_t i = 0; i < m->row_count; i++) {
+        const struct row *row = &m->rows[i], *n = row_beside(s, row, 'C') ? row_beside(s, row, 'n') : NULL;
+        int is_m = ends_with(row->name, ".m");
+        if (row_beside(s, row, 'C') && (!n || n->rank != 3 || row->rank < 1 || (is_m ? (int64_t)row->size : row->shape[0]) != n->shape[0]))
+            return bad_snapshot(s, "memories of one number of heads", "others in this bundle's table");
+    }
+    return XE_OK;
+}
+
+static int read_state_data(struct snapshot *s, int is_other, float *state, float *whole) {
+    const struct manifest *m = &s->model->manifest;
+    int code = is_other ? check_memories(s) : XE_OK;
+    code = code ? code : read_tensors(s);
+    for (size_t i = 0; i < m->row_count && !code; i++) {
+        code = hold_row(s, &m->rows[i], is_other, whole);
+        if (!code)
+            move_heads(&m->rows[i], state + m->rows[i].place, whole, 1);
+    }
+    return code;
 }
 
 static int read_snapshot(struct snapshot *s, float **state) {
-    int code = read_header(s);
+    int code = read_header(s), is_other = 0;
     if (code)
         return code;
     struct reader root = reader_of(&s->header, &s->header.nodes[1], "a snapshot's header", NULL, NULL);
     int is_half = s->header.failed ? 0 : read_metadata(s, root);
-    if (s->header.failed)
-        return s->header.failed;
-    code = list_names(s, root);
-    code = code ? code : list_tensors(s, is_half);
-    code = code ? code : check_places(s);
+    code = s->header.failed ? s->header.failed : list_names(s, root);
     if (code)
         return code;
-    float *whole = malloc((3 * s->model->state_floats + 1) * sizeof *whole);
+    if (!list_tensors(s, is_half, 0)) {
+        is_other = list_tensors(s, is_half, 1);
+        if (!is_other)
+            return bad_snapshot(s, "the state tensors of this model", "others");
+    }
+    code = check_places(s);
+    if (code)
+        return code;
+    float *whole = malloc(s->model->state_floats * sizeof *whole + 1);
     *state = calloc(s->model->state_floats + 1, sizeof **state);
-    code = whole && *state ? read_state_data(s, *state, whole) : no_memory();
+    code = whole && *state ? read_state_data(s, is_other, *state, whole) : no_memory();
     free(whole);
     return code;
 }
@@ -2536,7 +2633,9 @@ int xe_restore(xe_session_t *session, const char *path) {
         close(snapshot.file);
     free_document(&snapshot.header);
     free(snapshot.names);
+    free(snapshot.rows);
     free(snapshot.tensors);
+    free(snapshot.pool);
     free(state);
     return code;
 }

@@ -207,7 +207,7 @@ def test_logits_are_those_of_python_bit_by_bit(
     assert int(driver.ok("tokens")) == session.tokens
 
 
-TARGETS = {"cpu": 16, "portable": 1, "openvino": 8}
+CHUNKS = {"cpu": 16, "portable": 1, "openvino": 8}
 
 
 def ids_text(ids: Any) -> list[str]:
@@ -315,11 +315,14 @@ def test_snapshots_go_both_ways(
         np.testing.assert_array_equal(back.prefill([6, 7]), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "targets"), [("lm-mixed", ("cpu", "portable", "openvino")), ("large-plain", ("cpu", "openvino"))]
+)
 def test_snapshots_of_other_targets_of_a_checkpoint(
-    driver: Driver, export_of: Callable[..., Path], tmp_path: Path
+    name: str, targets: tuple[str, ...], sanitized: Driver, export_of: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Other splits of heads, other start values, stabilizers less a constant; a second graph for prompts, which C does without."""
-    bundles = [export_of("lm-mixed", target=target, chunk=chunk) for target, chunk in TARGETS.items()]
+    """Other splits of heads and start values, stabilizers less a constant or none; a graph for prompts, which C leaves out."""
+    bundles = [export_of(name, target=target, chunk=CHUNKS[target]) for target in targets]
     assert xr.load(bundles[-1]).prompts is not None
     for source in bundles:
         session = xr.load(source, threads=1).session()
@@ -328,11 +331,13 @@ def test_snapshots_of_other_targets_of_a_checkpoint(
         for bundle in bundles:
             there = xr.load(bundle, threads=1).session()
             there.load(tmp_path / "state")
-            driver.ok("load", bundle)
-            driver.ok("restore", tmp_path / "state")
-            driver.ok("prefill", "6 7")
+            sanitized.ok("load", bundle)
+            sanitized.ok("restore", tmp_path / "state")
+            sanitized.ok("prefill", "6 7")
             expected = [there.step(token) for token in (6, 7)] if there.model.prompts else [there.prefill([6, 7])]
-            np.testing.assert_array_equal(driver.logits(), expected[-1])
+            # NumPy's float32 exp and log may end in another bit than the C library's.
+            allowed = 1e-6 * np.ptp(expected[-1]) if name == "large-plain" and bundle != source else 0.0
+            assert np.abs(sanitized.logits() - expected[-1]).max() <= allowed
 
 
 def test_what_is_wrong_with_a_call_changes_nothing(driver: Driver, shipped_bundle: Path, tmp_path: Path) -> None:
