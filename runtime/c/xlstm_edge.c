@@ -849,7 +849,8 @@ struct manifest {
     const char *onnxruntime, *source, *graph, *prompt, *input, *output, *tokenizer_kind, *tokenizer_file;
     int64_t width, vocab_size, chunk, bos, stops[MOST_STOPS];
     int all_logits, add_bos;
-    size_t stop_count, file_count, row_count, state_bytes;
+    int64_t state_bytes;
+    size_t stop_count, file_count, row_count;
     struct file_entry files[MOST_FILES];
     struct row *rows;
     xe_sampling sampling;
@@ -1149,7 +1150,7 @@ static void read_state(struct manifest *m, struct reader r) {
         check_rows(m, r);
     if (integer(r, "bytes_per_session", 0, LARGEST_INTEGER) != bytes)
         refuse(r, "bytes_per_session", "the bytes of its tensors", member(r, "bytes_per_session"));
-    m->state_bytes = (size_t)bytes;
+    m->state_bytes = bytes;
 }
 
 static void need_file(struct manifest *m, struct document *d, const char *name, const char *end) {
@@ -1178,7 +1179,7 @@ static void check_references(struct manifest *m, struct reader root) {
     }
     for (size_t i = 0; i < m->file_count; i++)
         total += m->files[i].bytes;
-    int64_t state = (int64_t)m->state_bytes;
+    int64_t state = m->state_bytes;
     if (!d->failed && state > SMALL_STATE && (state - 1) / STATE_PER_BYTE >= total)
         d->failed = fail(d->code, "expected a state that fits a bundle of %lld bytes, got one of %lld; do not trust this bundle",
                          (long long)total, (long long)state);
@@ -1804,6 +1805,8 @@ static int load_bundle(xe_model_t *model, const xe_options *options) {
         return code;
     if (!m->vocab_size)
         return fail(XE_BUNDLE, "expected a model that takes tokens, got a stack of float vectors; use the Python runtime");
+    if ((uint64_t)m->state_bytes > SIZE_MAX / 32) /* each tensor is rounded up to a cache line, and there are two sets */
+        return no_memory();
     model->chunk = m->prompt ? 1 : m->chunk; /* a graph beside one for prompts takes one token */
     place_rows(model);
     char *path = joined(model->folder, m->graph);
@@ -1856,7 +1859,7 @@ int64_t xe_vocab_size(const xe_model_t *model) {
 }
 
 size_t xe_state_bytes(const xe_model_t *model) {
-    return model->manifest.state_bytes;
+    return (size_t)model->manifest.state_bytes;
 }
 
 const int64_t *xe_stop_ids(const xe_model_t *model, size_t *count) {
@@ -3044,7 +3047,7 @@ static int fill_bytes(xe_decoder_t *decoder) {
         return no_memory();
     for (size_t i = 0; i < decoder->count; i++) {
         decoder->begins[i] = (uint32_t)at;
-        at += token_bytes(decoder->texts[i], decoder->sizes[i], bytes_of, decoder->bytes + at);
+        at += token_bytes(decoder->texts[i] ? decoder->texts[i] : "", decoder->sizes[i], bytes_of, decoder->bytes + at);
     }
     decoder->begins[decoder->count] = (uint32_t)at;
     return XE_OK;

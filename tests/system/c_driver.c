@@ -64,8 +64,8 @@ static size_t read_ids(char *text) {
     return count;
 }
 
-static int load(const char *path, const char *threads) {
-    xe_options options = {NULL, threads ? atoi(threads) : 1, 0, 0};
+static int load(const char *path, int hash_all) {
+    xe_options options = {NULL, 1, 0, hash_all};
     forget();
     int code = xe_load(path, &options, &model);
     return code ? code : xe_session(model, &session);
@@ -219,7 +219,7 @@ static void hash(const char *path) {
 
 static void obey(const char *command, char *rest) {
     if (!strcmp(command, "load"))
-        answer(load(rest, strtok(NULL, "\t")));
+        answer(load(rest, strtok(NULL, "\t") != NULL));
     else if (!strcmp(command, "manifest"))
         answer(manifest(rest));
     else if (!strcmp(command, "hash"))
