@@ -32,6 +32,10 @@ def state(document: Document) -> list[Document]:
     return rows
 
 
+def stabilizer(document: Document) -> Document:
+    return next(row for row in state(document) if row["name"].endswith(".m"))
+
+
 MANIFESTS: dict[str, Change] = {
     "unknown key": lambda d: d.update(extra=1),
     "unknown key in a section": lambda d: d["graph"].update(window=64),
@@ -75,6 +79,8 @@ MANIFESTS: dict[str, Change] = {
     ),
     "state twice": lambda d: state(d).append(state(d)[0]),
     "state through another input": lambda d: state(d)[0].update(input="input_ids"),
+    "offset of a tensor without axes": lambda d: stabilizer(d).update(shape=[], offset=[0.5]),
+    "offset of other length": lambda d: stabilizer(d).update(offset=[0.5] * 99),
     "state name of a path": lambda d: state(d)[0].update(name="../C"),
     "quantized to three bits of text": lambda d: d.update(quantization={"recipe": {}, "tensors": {"x": {"bits": "3"}}}),
     "recipe of unknown keys": lambda d: d.update(quantization={"recipe": {"evil": 1}, "tensors": {}}),
