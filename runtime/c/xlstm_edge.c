@@ -821,7 +821,7 @@ static struct reader list(struct reader r, const char *key, uint32_t most) {
 
 /* ---- The manifest: manifest.py and manifest_sections.py say what each key means ---- */
 
-enum { SCHEMA = 5, LARGEST_MANIFEST = 8 << 20, MOST_NODES = 1 << 20, LARGEST_CHUNK = 4096, MOST_HEADS = 1 << 16, MOST_COMPILED = 32 };
+enum { SCHEMA = 5, LARGEST_MANIFEST = 8 << 20, MOST_NODES = 1 << 19, LARGEST_CHUNK = 4096, MOST_HEADS = 1 << 16, MOST_COMPILED = 32 };
 enum { MOST_FILES = 64, MOST_BLOCKS = 1 << 14, MOST_TENSORS = 1 << 17, MOST_STOPS = 1024, MOST_AXES = 8, LARGEST_WINDOW = (1 << 20) - 1 };
 
 static const int64_t LARGEST_DIMENSION = (int64_t)1 << 31;
@@ -2958,7 +2958,7 @@ int xe_sample(xe_sampler_t *sampler, const float *logits, int64_t *id) {
 
 /* ---- Decoding: ids -> bytes, for tokenizers whose tokens are bytes ---- */
 
-enum { LARGEST_TOKENIZER = 64 << 20, MOST_TOKENIZER_NODES = 1 << 22 };
+enum { LARGEST_TOKENIZER = 64 << 20, MOST_TOKENIZER_NODES = 1 << 21 };
 
 struct xe_decoder_t {
     size_t count;

@@ -54,7 +54,7 @@ typedef struct {
     int64_t top_k;      /* 0: off */
     double top_p;       /* 1: off */
     double min_p;       /* 0: off */
-    uint64_t seed;
+    uint64_t seed;      /* bundles have none: choose one, or 0 comes every time */
     double repetition_penalty; /* 1: off; this and the next two look at the last penalty_window tokens */
     double presence_penalty, frequency_penalty;
     int64_t penalty_window;

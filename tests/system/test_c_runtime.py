@@ -301,7 +301,8 @@ def test_snapshots_go_both_ways(
     name: str, options: dict[str, Any], driver: Driver, export_of: Callable[..., Path], tmp_path: Path
 ) -> None:
     bundle = export_of(name, **options)
-    session, ids = xr.load(bundle, threads=1).session(), [1, 2, 3, 4, 5]
+    model, ids = xr.load(bundle, threads=1), [1, 2, 3, 4, 5]
+    session = model.session()
     session.prefill(ids)
     session.save(tmp_path / "python")
     driver.ok("load", bundle)
@@ -311,9 +312,8 @@ def test_snapshots_go_both_ways(
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["c", "python"]
     for dtype in ("float32", "float16"):
         session.save(tmp_path / dtype, dtype=dtype)
-        there, back = xr.load(bundle, threads=1).session(), xr.load(bundle, threads=1).session()
+        there, back = model.session(), model.session()
         there.load(tmp_path / dtype)
-        driver.ok("load", bundle)
         driver.ok("restore", tmp_path / dtype)
         driver.ok("fork")
         assert driver.ok("tokens") == "5"
@@ -331,13 +331,14 @@ def test_snapshots_of_other_targets_of_a_checkpoint(
 ) -> None:
     """Other splits of heads and start values, stabilizers less a constant or none; a graph for prompts, which C leaves out."""
     bundles = [export_of(name, target=target, chunk=CHUNKS[target]) for target in targets]
-    assert xr.load(bundles[-1]).prompts is not None
+    models = {bundle: xr.load(bundle, threads=1) for bundle in bundles}
+    assert models[bundles[-1]].prompts is not None
     for source in bundles:
-        session = xr.load(source, threads=1).session()
+        session = models[source].session()
         session.prefill([1, 2, 3])
         session.save(tmp_path / "state")
         for bundle in bundles:
-            there = xr.load(bundle, threads=1).session()
+            there = models[bundle].session()
             there.load(tmp_path / "state")
             sanitized.ok("load", bundle)
             sanitized.ok("restore", tmp_path / "state")
