@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -40,6 +41,7 @@ THROWS = ["-Wl,--no-as-needed", "-lstdc++"] if COMPILERS[-1:] == ["clang"] else 
 CODES = {1: xr.InputError, 2: BundleError, 3: StateError, 4: xr.VerificationError}
 GOLDEN = json.loads((ROOT / "tests/golden/sampling.json").read_text())["cases"]
 pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="the runtime in C is for POSIX systems"),
     pytest.mark.skipif(not COMPILERS, reason="no C compiler"),
     pytest.mark.skipif(not LIBRARIES, reason="onnxruntime's package has no shared library of its own here"),
 ]
