@@ -74,18 +74,18 @@ def test_without_the_package_it_is_named_before_any_work(monkeypatch: pytest.Mon
 
 
 @needs_qnn
-@pytest.mark.parametrize("soc", ["8gen2", None])
-def test_prompts_run_compiled_ahead_and_as_they_are(soc: str | None, tmp_path: Path) -> None:
+def test_prompts_run_compiled_ahead_and_as_they_are(tmp_path: Path) -> None:
     """In whole calls on the simulator, near what the CPU computes; nothing of either graph is left to it."""
-    xlstm_edge.export(SHIPPED, tmp_path / "b", target="qnn", chunk=8, soc=soc)
-    compiled = xlstm_edge.inspect(tmp_path / "b")["compiled"]
-    assert [entry["prompt"] for entry in compiled.values()] == (["prompt.8gen2.onnx"] if soc else [])
-    model = xr.load(tmp_path / "b", provider="qnn", provider_options={"soc": "8gen2"})
-    assert model.prompts is not None
-    assert {part.ep_name for part in model.prompts.get_provider_graph_assignment_info()} == {"QNNExecutionProvider"}
+    xlstm_edge.export(SHIPPED, tmp_path / "b", target="qnn", chunk=8, soc="8gen2")
+    assert xlstm_edge.inspect(tmp_path / "b")["compiled"]["8gen2"]["prompt"] == "prompt.8gen2.onnx"
     ids = np.arange(16) * 11 % 2000
-    got, wanted = (m.session().prefill(ids) for m in (model, xr.load(tmp_path / "b", threads=1)))
-    assert np.abs(got - wanted).max() <= 2e-2 * np.ptp(wanted)
-    assert got.argmax() == wanted.argmax()
+    wanted = xr.load(tmp_path / "b", threads=1).session().prefill(ids)
+    for options in ({"soc": "8gen2"}, {"htp_arch": 73, "soc_model": 43}):
+        model = xr.load(tmp_path / "b", provider="qnn", provider_options=options)
+        assert model.prompts is not None
+        assert {part.ep_name for part in model.prompts.get_provider_graph_assignment_info()} == {"QNNExecutionProvider"}
+        got = model.session().prefill(ids)
+        assert np.abs(got - wanted).max() <= 2e-2 * np.ptp(wanted)
+        assert got.argmax() == wanted.argmax()
     names = [check.name for check in verify_bundle(tmp_path / "b", provider="qnn", provider_options={"soc": "8gen2"})]
     assert "chunk" in names
