@@ -107,3 +107,17 @@ def test_float16_runs_where_the_target_computes_in_it(
     monkeypatch.setattr(float16, "Float16Graph", Seen)
     xlstm_edge.export(checkpoint_of(BY_NAME["lm-mixed"]), tmp_path / "b", target=name)
     assert sorted(seen) == ([False, True] if TARGETS[name].half else [False])
+
+
+def test_an_exponential_that_an_accelerator_gets_wrong_is_seen(tmp_path: Path) -> None:
+    """0 to float16, and up to 131,008 to Qualcomm's HTP."""
+    value = onnx.helper.make_tensor_value_info
+    nodes = [onnx.helper.make_node("Exp", ["x"], ["y"])]
+    graph = onnx.helper.make_graph(
+        nodes, "g", [value("x", onnx.TensorProto.FLOAT, [2])], [value("y", onnx.TensorProto.FLOAT, [2])]
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]), tmp_path / "g.onnx")
+    for least, wanted in ((-64.0, 1.0), (-90.0, np.inf)):
+        half = Float16Graph(tmp_path / "g.onnx")
+        half.run({"x": torch.tensor([0.0, least])})
+        assert half.largest == wanted

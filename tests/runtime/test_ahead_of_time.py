@@ -1,6 +1,7 @@
 """Graphs compiled for Qualcomm's chips: each written, one opened again on the simulator and held to the graph itself."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from xlstm_edge_runtime.providers import PROVIDERS, choose_provider
 from xlstm_edge_runtime.verify import verify_bundle
 
 from ..changed_bundles import rehash
-from ..conftest import SHIPPED
+from ..conftest import BY_NAME, SHIPPED
+from ..gates import with_gates
+from ..oracles.cases import Case
 
 needs_qnn = pytest.mark.skipif(
     plugins.installed(PROVIDERS["qnn"]) is None, reason="onnxruntime-qnn is not installed: make devices-qnn"
@@ -71,6 +74,24 @@ def test_without_the_package_it_is_named_before_any_work(monkeypatch: pytest.Mon
         xlstm_edge.export("nowhere", tmp_path / "b", target="qnn", soc="8gen2")
     with pytest.raises(xr.DependencyError, match="pip install onnxruntime-qnn"):
         compile_graph(tmp_path / "a.onnx", tmp_path / "model.8gen2.onnx", choose_provider("qnn", {"soc": "8gen2"}))
+
+
+@needs_qnn
+@pytest.mark.parametrize(("name", "fgate"), [("hf-plain", None), ("large-uncapped", -95.0)])
+def test_what_is_forgotten_at_once_is_nothing(
+    name: str, fgate: float | None, checkpoint_of: Callable[[Case], Path], tmp_path: Path
+) -> None:
+    """Sums of 32 decays, and single decays of e^-95: an exponential that HTP alone would get wrong."""
+    source = with_gates(checkpoint_of(BY_NAME[name]), tmp_path / "gates", igate=0.0 if fgate else None, fgate=fgate)
+    xlstm_edge.export(source, tmp_path / "b", target="qnn", chunk=32, tokenizer="none")
+    sessions = [
+        xr.load(tmp_path / "b", provider="qnn", provider_options={"soc": "8gen2"}).session(),
+        xr.load(tmp_path / "b", threads=1).session(),
+    ]
+    ids = np.arange(67) * 7 % 40
+    for begin, end in ((0, 1), (1, 33), (33, 65), (65, 66), (66, 67)):
+        got, wanted = (session.prefill(ids[begin:end]) for session in sessions)
+        assert np.abs(got - wanted).max() <= 5e-2 * np.ptp(wanted)
 
 
 @needs_qnn
