@@ -21,6 +21,7 @@ from xlstm_edge_runtime.state import StateTable
 from .graph_operators import OPERATORS
 
 LARGEST = 65504.0  # the largest float16
+LEAST_EXPONENT = -80.0  # below, Qualcomm's HTP gives anything up to 131,008 for exp
 KEPT = 4 << 30  # bytes of weights that stay in memory; those of larger graphs are read for every token
 PRODUCTS, LEAST_TOKENS, MOST_TOKENS = 8e9, 8, 128
 FEWEST_CALLS = 2  # of several tokens: from the start, and from a state
@@ -33,7 +34,7 @@ class Float16Graph:
     """A graph of one token, run operator by operator.
 
     `rounded` False keeps float32: what the same operators compute without rounding. `largest` is the largest number that
-    any operator gave, and `where` its name; infinity where float16 does not hold it.
+    any operator gave, and `where` its name; infinity where float16 does not hold it, or an accelerator's Exp fails.
     """
 
     def __init__(self, path: Path, *, rounded: bool = True) -> None:
@@ -52,6 +53,8 @@ class Float16Graph:
         values = {name: self._rounding(tensor) for name, tensor in feeds.items()}
         for node in self._graph:
             inputs = [None if value is None else self._value(value, values) for value in node.inputs]
+            if node.op_type == "Exp" and self._rounded:
+                self._see_exponent(inputs[0], str(node.outputs[0].name))
             results = OPERATORS[node.op_type](inputs, {name: a.value for name, a in node.attributes.items()})
             for output, result in zip(node.outputs, results, strict=True):
                 values[str(output.name)] = self._seen(self._rounding(result), str(output.name))
@@ -72,6 +75,12 @@ class Float16Graph:
 
     def _rounding(self, tensor: Tensor) -> Tensor:
         return tensor.half().float() if self._rounded and tensor.is_floating_point() else tensor
+
+    def _see_exponent(self, x: Tensor | None, name: str) -> None:
+        """What exp is taken of."""
+        assert x is not None
+        if float(x.min()) < LEAST_EXPONENT:
+            self.largest, self.where = torch.inf, name
 
     def _seen(self, tensor: Tensor, name: str) -> Tensor:
         """The tensor, its largest number remembered; NaN counts as infinity."""

@@ -93,8 +93,9 @@ class Recipe:
             raise InputError(f"expected a target among {', '.join(TARGETS)}, got {shown(self.target)}; choose one")
         target = TARGETS[self.target]
         if self.chunk is not None and not 1 <= self.chunk <= target.longest_chunk:
+            tokens = "1 token" if target.longest_chunk == 1 else f"1 to {target.longest_chunk} tokens"
             raise InputError(
-                f"expected a chunk of 1 to {target.longest_chunk} tokens for {self.target}, got {shown(self.chunk)}; leave it "
+                f"expected a chunk of {tokens} for {self.target}, got {shown(self.chunk)}; leave it "
                 f"out for {target.default_chunk}"
             )
         for chip in self.chips:

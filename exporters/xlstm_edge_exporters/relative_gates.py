@@ -19,7 +19,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .spec import MLSTM, Block, ModelSpec, UpMLSTM
+from .spec import MLSTM, SMALL_EPS, Block, ModelSpec, UpMLSTM
 from .weights import FloatArray, Weight, Weights
 
 # More would let longer sums grow; less keeps small numbers out of float16's last digits, which HTP takes for 0.
@@ -36,9 +36,9 @@ def relative_spec(spec: ModelSpec) -> ModelSpec:
 def relative_weights(spec: ModelSpec, weights: Weights) -> dict[str, Weight]:
     """Weights of `relative_spec(spec)` from those of `spec`."""
     made = dict(weights)
-    for prefix, heads, cap in _mixers(spec):
+    for prefix, heads, cap, farthest in _mixers(spec):
         bias = weights[prefix + BIAS]
-        parts = _plain(heads) if cap is None else _capped(heads, cap)
+        parts = _plain(heads, farthest) if cap is None else _capped(heads, cap, min(farthest, FARTHEST))
         made |= {prefix + name: _derived(bias, shape, function) for name, shape, function in parts}
     return made
 
@@ -46,7 +46,7 @@ def relative_weights(spec: ModelSpec, weights: Weights) -> dict[str, Weight]:
 def absolute_weights(spec: ModelSpec, weights: Weights) -> dict[str, Weight]:
     """The inverse of `relative_weights`, to float32's rounding; `spec` is the one without relative gates."""
     made = dict(weights)
-    for prefix, heads, cap in _mixers(spec):
+    for prefix, heads, cap, _ in _mixers(spec):
         bias, given = made[prefix + BIAS], made.pop(prefix + OFFSET)
         if cap is not None:
             del made[prefix + SCALE]
@@ -60,33 +60,41 @@ def _relative_block(block: Block) -> Block:
     return replace(block, mixer=replace(mixer, relative=True)) if isinstance(mixer, (UpMLSTM, MLSTM)) else block
 
 
-def _mixers(spec: ModelSpec) -> list[tuple[str, int, float | None]]:
-    """(prefix of the names, heads, soft cap of the gates) of every mLSTM."""
+def _mixers(spec: ModelSpec) -> list[tuple[str, int, float | None, float]]:
+    """(prefix of the names, heads, soft cap of the gates, how far a constant may be from 0) of every mLSTM.
+
+    An epsilon that counts is added to the normalizer in units of exp(m), so m must be what it is from the start on, 0.
+    """
     found = []
     for index, block in enumerate(spec.blocks):
         if isinstance(block.mixer, (UpMLSTM, MLSTM)):
             cap = block.mixer.gate_soft_cap if isinstance(block.mixer, MLSTM) else None
-            found.append((f"blocks.{index}.mixer.", block.mixer.heads, cap))
+            farthest = 0.0 if block.mixer.eps > SMALL_EPS else math.inf
+            found.append((f"blocks.{index}.mixer.", block.mixer.heads, cap, farthest))
     return found
 
 
 Part = tuple[str, tuple[int, ...], Callable[[FloatArray], FloatArray]]  # name, shape, from the bias [b | bias of -f]
 
 
-def _plain(heads: int) -> list[Part]:
+def _plain(heads: int, farthest: float) -> list[Part]:
     extra = np.float32(HEADROOM * math.log(2.0))
+
+    def constants(bias: FloatArray) -> FloatArray:
+        return np.clip(bias[:heads], -farthest, farthest)
+
     return [
-        (BIAS, (2 * heads,), lambda bias: np.concatenate([0 * bias[:heads], bias[heads:]])),
-        (OFFSET, (1, heads), lambda bias: bias[None, :heads] + extra),
+        (BIAS, (2 * heads,), lambda bias: np.concatenate([bias[:heads] - constants(bias), bias[heads:]])),
+        (OFFSET, (1, heads), lambda bias: constants(bias)[None] + extra),
     ]
 
 
-def _capped(heads: int, cap: float) -> list[Part]:
+def _capped(heads: int, cap: float, farthest: float) -> list[Part]:
     """Forget gates keep their plain form: pivot 0, scale cap."""
     extra, zeros, caps = HEADROOM * math.log(2.0), np.zeros(heads, np.float32), np.full(heads, cap, np.float32)
 
     def pivots(bias: FloatArray) -> FloatArray:
-        return np.clip(bias[:heads], -FARTHEST, FARTHEST).astype(np.float64)
+        return np.clip(bias[:heads], -farthest, farthest).astype(np.float64)
 
     return [
         (BIAS, (2 * heads,), lambda bias: np.concatenate([bias[:heads] - pivots(bias), bias[heads:]])),

@@ -90,7 +90,10 @@ def _verify(folder: Path, settings: Settings) -> Iterator[Check]:
                 check_compiled(folder / file, manifest.files)
     yield Check("files", f"{len(manifest.files)} files, {total:,} bytes, all hashes right")
     if manifest.compiled:
-        names = ", ".join(sorted(entry.file for entry in manifest.compiled.values()))
+        files = {
+            file for entry in manifest.compiled.values() for file in (entry.file, entry.prompt) if file is not None
+        }
+        names = ", ".join(sorted(files))
         yield Check("compiled", f"{names}: hashes right; they run where they are for, not here")
     tuning = check_tuning(folder, manifest) if settings.provider.is_cpu else None
     if tuning is not None:
@@ -184,8 +187,10 @@ def compare_outputs(model: Model, vectors: Vectors, prompts: Vectors | None = No
 
 
 def _ends_of_calls(vectors: Vectors, chunk: int) -> Vectors:
-    """Where a prompt is read in whole calls of `chunk` tokens: what a simulator has time for."""
-    return Vectors(vectors.inputs, tuple(e for e in vectors.expected if (e.position + 1) % chunk == 0))
+    """After whole calls of `chunk` tokens, or soon after them where no vector ends there: what a simulator has time for."""
+    reached = [e for e in vectors.expected if e.position + 1 >= chunk]
+    whole = [e for e in reached if (e.position + 1) % chunk == 0]
+    return Vectors(vectors.inputs, tuple(whole or reached[:2]))
 
 
 def _steps(model: Model, vectors: Vectors) -> str:

@@ -7,6 +7,7 @@ simulator says where nodes land and not how long they take; Core ML's checker th
 """
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -53,7 +54,8 @@ def read_in_turns(model: xr.Model, rounds: int) -> tuple[float, float]:
 def timed(folder: Path, provider: str, arguments: argparse.Namespace) -> str:
     if provider != "cpu" and plugins.installed(PROVIDERS[provider]) is None:
         return "not installed"
-    options = {} if provider == "cpu" else {"num_of_threads": str(arguments.threads)}
+    config = {"CPU": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": arguments.threads}}
+    options = {} if provider == "cpu" else {"load_config": json.dumps(config)}
     model = xr.load(folder, threads=arguments.threads, provider=provider, provider_options=options)
     single, call = read_in_turns(model, arguments.rounds)
     return f"{single:.1f} / {call:.1f} ms, {call / single:.2f}"

@@ -19,10 +19,11 @@ from ..changed_bundles import edit_json, rehash
 from ..conftest import BY_NAME, SHIPPED, sequence_for
 from ..gates import with_gates
 from ..oracles.cases import Case
+from .targets.test_targets import every_exp_is_bounded
 
 CHUNK = 5
 # Of each family: one head and several, windows and none, biases, an epsilon that counts, no caps.
-KINDS = "lm-bare lm-five-heads lm-hf-mlstm stack-mixed large-one-head large-fused large-uncapped hf-plain".split()
+KINDS = "lm-five-heads lm-bare stack-mixed large-one-head large-fused hf-plain".split()
 ExportOf = Callable[..., Path]
 
 
@@ -50,12 +51,12 @@ def test_calls_of_several_tokens_are_single_steps(case: Case, export_of: ExportO
         output, wanted = prompts.prefill(part), plain.prefill(part)
         for one in part:
             steps.prefill(one[None])
-        assert np.abs(output - wanted).max() <= 1e-4 * np.ptp(wanted)
+        assert np.abs(output - wanted).max() <= 2e-5 * np.ptp(wanted)
     for name, array in steps.state.items():
         np.testing.assert_allclose(prompts.state[name], array, rtol=1e-3, atol=1e-4 * (np.abs(array).max() + 1e-3))
 
 
-@pytest.mark.parametrize(("igate", "fgate"), [(14.0, 3.0), (75.0, 0.0), (-75.0, -75.0), (0.0, -75.0)])
+@pytest.mark.parametrize(("igate", "fgate"), [(75.0, 0.0), (-75.0, -75.0), (0.0, -75.0)])
 def test_gates_at_their_caps(igate: float, fgate: float, checkpoint_of: Callable[[Case], Path], tmp_path: Path) -> None:
     """Everything remembered, everything forgotten, and sums of logarithms far from the differences that count."""
     source = with_gates(checkpoint_of(BY_NAME["large-plain"]), tmp_path / "gates", igate=igate, fgate=fgate)
@@ -171,8 +172,8 @@ def test_a_manifest_that_says_otherwise(
 
 
 def test_all_logits_are_the_last_token_s_too(export_of: ExportOf) -> None:
-    folder = export_of("lm-mixed", target="openvino", chunk=CHUNK, all_logits=True)
-    one, all_of_them = xr.load(export_of("lm-mixed", chunk=16)).session(), xr.load(folder).session()
+    folder = export_of("hf-plain", target="openvino", chunk=CHUNK, all_logits=True)
+    one, all_of_them = xr.load(export_of("hf-plain", chunk=16)).session(), xr.load(folder).session()
     ids = list(range(2 * CHUNK + 1))
     wanted = one.prefill(ids)
     assert np.abs(all_of_them.prefill(ids) - wanted).max() <= 1e-4 * np.ptp(wanted)
@@ -216,5 +217,6 @@ def test_no_two_slices_are_added(export_of: ExportOf) -> None:
         return made[name].op_type if name in made else ""
 
     added = [[kind(name) for name in node.input] for node in graph.node if node.op_type == "Add"]
+    assert every_exp_is_bounded(graph)
     assert ["GatherND", "GatherND"] in added
     assert ["Slice", "Slice"] not in added

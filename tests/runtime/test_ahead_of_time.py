@@ -1,6 +1,7 @@
 """Graphs compiled for Qualcomm's chips: each written, one opened again on the simulator and held to the graph itself."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from xlstm_edge_runtime.providers import PROVIDERS, choose_provider
 from xlstm_edge_runtime.verify import verify_bundle
 
 from ..changed_bundles import rehash
-from ..conftest import SHIPPED
+from ..conftest import BY_NAME, SHIPPED
+from ..gates import with_gates
+from ..oracles.cases import Case
 
 needs_qnn = pytest.mark.skipif(
     plugins.installed(PROVIDERS["qnn"]) is None, reason="onnxruntime-qnn is not installed: make devices-qnn"
@@ -74,18 +77,36 @@ def test_without_the_package_it_is_named_before_any_work(monkeypatch: pytest.Mon
 
 
 @needs_qnn
-@pytest.mark.parametrize("soc", ["8gen2", None])
-def test_prompts_run_compiled_ahead_and_as_they_are(soc: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "fgate"), [("hf-plain", None), ("large-uncapped", -95.0)])
+def test_what_is_forgotten_at_once_is_nothing(
+    name: str, fgate: float | None, checkpoint_of: Callable[[Case], Path], tmp_path: Path
+) -> None:
+    """Sums of 32 decays, and single decays of e^-95: an exponential that HTP alone would get wrong."""
+    source = with_gates(checkpoint_of(BY_NAME[name]), tmp_path / "gates", igate=0.0 if fgate else None, fgate=fgate)
+    xlstm_edge.export(source, tmp_path / "b", target="qnn", chunk=32, tokenizer="none")
+    sessions = [
+        xr.load(tmp_path / "b", provider="qnn", provider_options={"soc": "8gen2"}).session(),
+        xr.load(tmp_path / "b", threads=1).session(),
+    ]
+    ids = np.arange(67) * 7 % 40
+    for begin, end in ((0, 1), (1, 33), (33, 65), (65, 66), (66, 67)):
+        got, wanted = (session.prefill(ids[begin:end]) for session in sessions)
+        assert np.abs(got - wanted).max() <= 5e-2 * np.ptp(wanted)
+
+
+@needs_qnn
+def test_prompts_run_compiled_ahead_and_as_they_are(tmp_path: Path) -> None:
     """In whole calls on the simulator, near what the CPU computes; nothing of either graph is left to it."""
-    xlstm_edge.export(SHIPPED, tmp_path / "b", target="qnn", chunk=8, soc=soc)
-    compiled = xlstm_edge.inspect(tmp_path / "b")["compiled"]
-    assert [entry["prompt"] for entry in compiled.values()] == (["prompt.8gen2.onnx"] if soc else [])
-    model = xr.load(tmp_path / "b", provider="qnn", provider_options={"soc": "8gen2"})
-    assert model.prompts is not None
-    assert {part.ep_name for part in model.prompts.get_provider_graph_assignment_info()} == {"QNNExecutionProvider"}
+    xlstm_edge.export(SHIPPED, tmp_path / "b", target="qnn", chunk=8, soc="8gen2")
+    assert xlstm_edge.inspect(tmp_path / "b")["compiled"]["8gen2"]["prompt"] == "prompt.8gen2.onnx"
     ids = np.arange(16) * 11 % 2000
-    got, wanted = (m.session().prefill(ids) for m in (model, xr.load(tmp_path / "b", threads=1)))
-    assert np.abs(got - wanted).max() <= 2e-2 * np.ptp(wanted)
-    assert got.argmax() == wanted.argmax()
+    wanted = xr.load(tmp_path / "b", threads=1).session().prefill(ids)
+    for options in ({"soc": "8gen2"}, {"htp_arch": 73, "soc_model": 43}):
+        model = xr.load(tmp_path / "b", provider="qnn", provider_options=options)
+        assert model.prompts is not None
+        assert {part.ep_name for part in model.prompts.get_provider_graph_assignment_info()} == {"QNNExecutionProvider"}
+        got = model.session().prefill(ids)
+        assert np.abs(got - wanted).max() <= 2e-2 * np.ptp(wanted)
+        assert got.argmax() == wanted.argmax()
     names = [check.name for check in verify_bundle(tmp_path / "b", provider="qnn", provider_options={"soc": "8gen2"})]
     assert "chunk" in names

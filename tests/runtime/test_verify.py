@@ -11,6 +11,8 @@ import pytest
 import xlstm_edge
 import xlstm_edge_runtime as xr
 from xlstm_edge_runtime import session
+from xlstm_edge_runtime.vectors import Expected, Vectors, positions_of
+from xlstm_edge_runtime.verify import _ends_of_calls
 
 from ..changed_bundles import (
     change_tensor,
@@ -131,3 +133,14 @@ def test_a_snapshot_that_restores_something_else_is_seen(
     result = command("verify", mixed_bundle)
     assert_one_sentence(result, 1)
     assert "restored" in result.err
+
+
+@pytest.mark.parametrize("chunk", range(2, 65))
+def test_prompts_are_judged_after_a_whole_call_whatever_its_length(chunk: int) -> None:
+    """Where only a few tokens are looked at: at the end of calls if a vector is there, else a few tokens later."""
+    positions = positions_of(chunk)
+    nothing = np.zeros(1)
+    expected = [Expected(p, nothing.astype(np.int64), nothing, nothing, 1.0, 0.0, None) for p in positions]
+    judged = _ends_of_calls(Vectors(np.zeros(positions[-1] + 1, np.int64), tuple(expected)), chunk).expected
+    assert judged
+    assert all(e.position + 1 >= chunk for e in judged)

@@ -19,6 +19,8 @@ from .portable import Portable
 # is where h stays large: at most 2**7. A normalizer of 0, where neither memory nor query hold anything, is the smallest
 # number instead: of float16, or next to nothing in float32. It must not be larger, or small true ones make another h.
 LARGEST_H, SMALLEST_HALF, SMALLEST_FLOAT = 2.0**7, 2.0**-24, 1e-30
+# exp of less is 0 to float16 and to whatever it is added to. Qualcomm's Exp gives up to 131,008 for numbers below -87.
+LEAST_EXPONENT = -64.0
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 # 2 artanh(t) / t as a polynomial of t^2, Chebyshev on 0 to 1/9; off by 4e-9 at most.
 SERIES = (2.000000007681758, 0.6666632164140144, 0.40024595229818943, 0.2796515775679465, 0.28157778313522575)
@@ -27,8 +29,8 @@ SERIES = (2.000000007681758, 0.6666632164140144, 0.40024595229818943, 0.27965157
 class Accelerator(Portable):
     """Emits nodes of opset 18; matrix products and convolutions are those of `Portable`.
 
-    `half` is for compilers that compute in float16, whose Softplus cannot be relied on: Qualcomm's is off by up to 0.012,
-    which is a tenth of a decay.
+    `half` is for compilers that compute in float16, whose Softplus and Exp cannot be relied on: Qualcomm's Softplus is off by
+    up to 0.012, which is a tenth of a decay, and its Exp anything far below 0.
     """
 
     def __init__(self, *, half: bool) -> None:
@@ -69,7 +71,7 @@ class Accelerator(Portable):
             return x * (torch.erf(emit("Div", x, torch.tensor(2.0**0.5))) + 1.0) * 0.5
         if kind == "selu":
             positive = torch.relu(x)
-            return (positive + (torch.exp(x - positive) - 1.0) * SELU_ALPHA) * SELU_SCALE
+            return (positive + (self._exp(x - positive) - 1.0) * SELU_ALPHA) * SELU_SCALE
         return super().activation(x, kind)
 
     def project(self, x: Tensor, weight: Tensor, scale: float) -> Tensor:
@@ -87,12 +89,12 @@ class Accelerator(Portable):
         i, minus_f = split(gates, [heads, heads])
         decayed = m - self._softplus(minus_f)
         m = torch.maximum(decayed, i)
-        decay, gain = _expand(torch.exp(decayed - m)), _expand(torch.exp(i - m) * 2.0**-HEADROOM)
+        decay, gain = _expand(self._exp(decayed - m)), _expand(self._exp(i - m) * 2.0**-HEADROOM)
         column = reshape(k, [1, heads, dk, 1], keep=0) * gain
         row = reshape(v, [1, heads, 1, dv], keep=0)
         C, n = decay * C + torch.matmul(column, row), decay * n + column
         query = reshape(q, [1, heads, 1, dk], keep=0) * dk**-0.5
-        factor, bound = map(_expand, bounded_exponentials(m + offset))
+        factor, bound = map(_expand, self._bounded_exponentials(m + offset))
         h = self._normalized(query @ C, query @ n, factor, bound, eps)
         return reshape(h, [1, 1, heads, dv], keep=0), (C, n, m)
 
@@ -101,12 +103,12 @@ class Accelerator(Portable):
         heads, dh, _ = recurrent.shape
         wx = reshape(wx, [1, 2, heads, 2 * dh], keep=0).transpose(1, 2)
         raw = reshape(wx, [1, heads, 1, 4 * dh], keep=0) + state[0] @ recurrent
-        o, c, n, m = slstm_cell(raw, state, self._softplus)
+        o, c, n, m = slstm_cell(raw, state, self._softplus, self._exp)
         y = o * (c / n)
         return reshape(y, [1, 1, heads, dh], keep=0), (y, c, n, m)
 
     def _normalized(self, numerator: Tensor, overlap: Tensor, factor: Tensor, bound: Tensor, eps: float) -> Tensor:
-        """numerator / max(|overlap|, exp(-m)), both sides times `factor`, so that none overflows (`bounded_exponentials`)."""
+        """numerator / max(|overlap|, exp(-m)), both sides times `factor`, so that none overflows (`_bounded_exponentials`)."""
         numerator, normalizer = numerator * factor, torch.maximum(_absolute(overlap) * factor, bound)
         if eps > SMALL_EPS:
             normalizer = normalizer + factor * (eps * 2.0**-HEADROOM)
@@ -117,24 +119,27 @@ class Accelerator(Portable):
         least = torch.maximum(largest * (1.0 / LARGEST_H), torch.tensor(smallest))
         return numerator / torch.maximum(normalizer, least)
 
+    def _bounded_exponentials(self, m: Tensor) -> tuple[Tensor, Tensor]:
+        """exp(min(m, 0)) and exp(-max(m, 0)), of which the second over the first is exp(-m)."""
+        positive = torch.relu(m)
+        return self._exp(m - positive), self._exp(positive * -1.0)
+
+    def _exp(self, x: Tensor) -> Tensor:
+        """exp of what is at most 0, or near it."""
+        return torch.exp(torch.maximum(x, torch.tensor(LEAST_EXPONENT)) if self._half else x)
+
     def _softplus(self, x: Tensor) -> Tensor:
         """log(1 + exp(x)) = relu(x) + 2 artanh(e / (2 + e)) with e = exp(-|x|): no step of it loses digits in float16."""
         if not self._half:
             return emit("Softplus", x)
         positive = torch.relu(x)
-        e = torch.exp(x - positive * 2.0)
+        e = self._exp(x - positive * 2.0)
         t = e / (e + 2.0)
         square = t * t
         series = square * SERIES[-1] + SERIES[-2]
         for coefficient in reversed(SERIES[:-2]):
             series = series * square + coefficient
         return positive + t * series
-
-
-def bounded_exponentials(m: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(min(m, 0)) and exp(-max(m, 0)), of which the second over the first is exp(-m)."""
-    positive = torch.relu(m)
-    return torch.exp(m - positive), torch.exp(positive * -1.0)
 
 
 def _standardized(x: Tensor, eps: float) -> Tensor:

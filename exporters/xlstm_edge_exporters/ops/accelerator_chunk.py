@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..relative_gates import HEADROOM
 from . import MLSTMState, SLSTMState
-from .accelerator import Accelerator, bounded_exponentials
+from .accelerator import Accelerator
 from .emit import emit, reshape, slice_axis, slstm_cell, split
 
 # Added to the exponents of what lies in the future: exp gives 0, and float16 holds the number.
@@ -37,14 +37,14 @@ class AcceleratorChunk(Accelerator):
         tokens = self._tokens
         exponents = self._exponents(gates, m)
         new_m = emit("ReduceMax", exponents, torch.tensor([-1]), shape=[1, heads, tokens, 1], keepdims=1)
-        weights, decay = split(torch.exp(exponents - new_m), [tokens, 1])
+        weights, decay = split(self._exp(exponents - new_m), [tokens, 1])
 
         query = reshape(q, [1, tokens, heads, dk], keep=0).transpose(1, 2) * dk**-0.5
         columns = reshape(k, [1, tokens, heads, dk], keep=0).permute(0, 2, 3, 1) * 2.0**-HEADROOM
         rows, ones = reshape(v, [1, tokens, heads, dv], keep=0).transpose(1, 2), torch.tensor([[1.0]] * tokens)
         scores = (query @ columns) * weights
         numerator, overlap = scores @ rows + (query @ C) * decay, scores @ ones + (query @ n) * decay
-        factor, bound = bounded_exponentials(new_m + reshape(offset, [1, heads, 1, 1], keep=0))
+        factor, bound = self._bounded_exponentials(new_m + reshape(offset, [1, heads, 1, 1], keep=0))
         h = self._normalized(numerator, overlap, factor, bound, eps)
 
         # The weights of the last token are those of the new memory.
@@ -75,7 +75,7 @@ class AcceleratorChunk(Accelerator):
         wx = reshape(wx, [2, heads, 2 * dh, self._tokens], keep=0).permute(3, 1, 0, 2)
         outputs = []
         for part in split(reshape(wx, [self._tokens, heads, 1, 4 * dh], keep=0), [1] * self._tokens, 0):
-            o, c, n, m = slstm_cell(part + state[0] @ recurrent, state, self._softplus)
+            o, c, n, m = slstm_cell(part + state[0] @ recurrent, state, self._softplus, self._exp)
             state = (o * (c / n), c, n, m)
             outputs.append(state[0])
         return torch.cat(outputs, 2).transpose(1, 2), state

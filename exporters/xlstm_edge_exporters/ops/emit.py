@@ -77,14 +77,17 @@ def grouped_conv(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) ->
 
 
 def slstm_cell(
-    raw: Tensor, state: Sequence[Tensor], softplus: Callable[[Tensor], Tensor]
+    raw: Tensor,
+    state: Sequence[Tensor],
+    softplus: Callable[[Tensor], Tensor],
+    exp: Callable[[Tensor], Tensor] = torch.exp,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One stabilized sLSTM step: raw (B, H, 1, 4*DH) = [i | -f | z | o], state (y, c, n, m) -> (sigmoid(o), c, n, m)."""
     _, c, n, m = state
     i, minus_f, z, o = split(raw, [raw.shape[-1] // 4] * 4)
     decayed = m - softplus(minus_f)
     m = torch.maximum(i, decayed)
-    gain, decay = torch.exp(i - m), torch.exp(decayed - m)
+    gain, decay = exp(i - m), exp(decayed - m)
     return torch.sigmoid(o), decay * c + gain * torch.tanh(z), decay * n + gain, m
 
 

@@ -43,7 +43,7 @@ def with_new_vectors(folder: Path) -> None:
 
 def test_gptq_holds_against_its_checkpoint_and_foreign_groups_do_not(tmp_path: Path, command: Command) -> None:
     bundle = tmp_path / "bundle"
-    xlstm_edge.export(SHIPPED, bundle, quantize="int4", calibrate=SHIPPED / "calibration.txt")
+    xlstm_edge.export(SHIPPED, bundle, quantize="int4", calibrate=SHIPPED / "calibration.txt", calibration_tokens=2048)
     assert command("verify", bundle, "--against", SHIPPED).code == 0
     on("ffn.gate_up.weight.data", swapped(5, 6))(bundle)
     with_new_vectors(bundle)
