@@ -5,7 +5,7 @@ Accelerators compute so, and say nothing when a number leaves the range: some tu
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -156,49 +156,52 @@ def measure_prompts(
 ) -> Float16Report:
     """The same of a graph that takes several tokens in a call, over `inputs` (T,) or (T, D), longer if they are few."""
     with torch.no_grad(), _one_thread():
-        floats = _Stream(path, table, rounded=False)
-        halves = _Stream(path, table, rounded=True) if half else None
-        call = floats.tokens
+        streams = _Streams(path, table, half)
+        call = streams.tokens
         count = max(len(inputs) // call, FEWEST_CALLS)
         fed = np.resize(inputs, (count * call, *inputs.shape[1:]))
-        wanted, runs = reference(fed)[call - 1 :: call], list[tuple[Tensor, Tensor]]()
         for index in range(count):
             progress("float16", index, count)
-            part = torch.from_numpy(fed[None, index * call : (index + 1) * call])
-            output = floats.read(part)
-            runs.append((output, output if halves is None else halves.read(part)))
-        return _report(runs, wanted, (halves or floats).graph, fed, call)
+            streams.read(torch.from_numpy(fed[None, index * call : (index + 1) * call]))
+        return streams.report(reference(fed)[call - 1 :: call], fed)
 
 
 def _measure(
     path: Path, table: StateTable, count: int, reference: Outputs, half: bool, progress: Progress
 ) -> Float16Report:
-    floats = _Stream(path, table, rounded=False)
-    halves = _Stream(path, table, rounded=True) if half else None
-    source, runs = _Source(floats.graph), list[tuple[Tensor, Tensor]]()
+    streams = _Streams(path, table, half)
+    source = _Source(streams.input)
     for index in range(count):
         progress("float16", index, count)
-        feed = source.next()
-        output = floats.step(feed)
-        runs.append((output, output if halves is None else halves.step(feed)))
-        source.take(runs[-1][0])
+        source.take(streams.read(source.next()))
     fed = source.inputs()
-    return _report(runs, reference(fed), (halves or floats).graph, fed, 1)
+    return streams.report(reference(fed), fed)
 
 
-def _report(
-    runs: Sequence[tuple[Tensor, Tensor]],
-    reference: NDArray[np.float64],
-    rounded: Float16Graph,
-    fed: NDArray[np.generic],
-    call: int,
-) -> Float16Report:
-    """Outputs in float32 and float16 beside those that are wanted."""
-    wanted = [torch.from_numpy(row).float() for row in reference]
-    exact = max(_share(got, want) for (got, _), want in zip(runs, wanted, strict=True))
-    difference = max(_share(got, want) for (_, got), want in zip(runs, wanted, strict=True))
-    equal = sum(int(got.argmax() == want.argmax()) for (_, got), want in zip(runs, wanted, strict=True))
-    return Float16Report(len(runs), difference, equal, exact, rounded.largest, rounded.where, fed, call)
+class _Streams:
+    """A graph in float32 and, if `half`, in float16 beside it, with what both gave; without `half` float32 is both."""
+
+    def __init__(self, path: Path, table: StateTable, half: bool) -> None:
+        floats = _Stream(path, table, rounded=False)
+        self._both = (floats, _Stream(path, table, rounded=True) if half else floats)
+        self._outputs: list[tuple[Tensor, Tensor]] = []
+        self.input, self.tokens = floats.input, floats.tokens
+
+    def read(self, inputs: Tensor) -> Tensor:
+        """Ids (1, T) or vectors (1, T, D) in, the outputs of the last in float32."""
+        floats, halves = self._both
+        output = floats.read(inputs)
+        self._outputs.append((output, output if halves is floats else halves.read(inputs)))
+        return output
+
+    def report(self, reference: NDArray[np.float64], fed: NDArray[np.generic]) -> Float16Report:
+        """The outputs beside those that are wanted after each call."""
+        wanted = [torch.from_numpy(row).float() for row in reference]
+        exact = max(_share(got, want) for (got, _), want in zip(self._outputs, wanted, strict=True))
+        difference = max(_share(got, want) for (_, got), want in zip(self._outputs, wanted, strict=True))
+        equal = sum(int(got.argmax() == want.argmax()) for (_, got), want in zip(self._outputs, wanted, strict=True))
+        graph = self._both[1].graph
+        return Float16Report(len(wanted), difference, equal, exact, graph.largest, graph.where, fed, self.tokens)
 
 
 class _Stream:
@@ -209,17 +212,13 @@ class _Stream:
         self._names = {row.output_name: row.input_name for row in table}
         initial = table.initial()
         self._state = {row.input_name: torch.from_numpy(initial[row.name]) for row in table}
-        self._input = next(value for value in self.graph.inputs if value.name not in self._state)
-        assert self._input.shape is not None
-        self.tokens = int(self._input.shape.numpy()[1])
+        self.input = next(value for value in self.graph.inputs if value.name not in self._state)
+        assert self.input.shape is not None
+        self.tokens = int(self.input.shape.numpy()[1])
 
     def read(self, inputs: Tensor) -> Tensor:
         """Ids (1, T) or vectors (1, T, D) in, the outputs of the last."""
-        return self.step({str(self._input.name): inputs})
-
-    def step(self, feed: Values) -> Tensor:
-        """The same, by the name of the input."""
-        results = self.graph.run({**feed, **self._state})
+        results = self.graph.run({str(self.input.name): inputs, **self._state})
         self._state = {self._names[name]: value for name, value in results.items() if name in self._names}
         output = next(value for name, value in results.items() if name not in self._names)
         return output.reshape(-1, output.shape[-1])[-1]
@@ -245,12 +244,12 @@ def _share(got: Tensor, wanted: Tensor) -> float:
 class _Source:
     """What is fed to a graph: text that it writes itself, or random vectors."""
 
-    def __init__(self, graph: Float16Graph) -> None:
-        self._input = next(value for value in graph.inputs if not str(value.name).startswith("past."))
+    def __init__(self, value: ir.Value) -> None:
+        self._input = value
         self._random = np.random.default_rng(0)
         self._token, self._fed = 0, list[Tensor]()
 
-    def next(self) -> Values:
+    def next(self) -> Tensor:
         """The graph's input of the next step."""
         assert self._input.shape is not None
         shape = tuple(int(size) for size in self._input.shape.numpy())
@@ -259,7 +258,7 @@ class _Source:
         else:
             fed = torch.from_numpy(self._random.standard_normal(shape).astype(np.float32))
         self._fed.append(fed)
-        return {str(self._input.name): fed}
+        return fed
 
     def inputs(self) -> NDArray[np.generic]:
         """All that was fed: ids (T,) or vectors (T, D)."""

@@ -7,8 +7,10 @@ import os
 import re
 from pathlib import Path
 
-from xlstm_edge_runtime.errors import CheckpointError, DependencyError, InputError, escaped, shown
+from xlstm_edge_runtime.errors import CheckpointError, InputError, escaped, shown
 from xlstm_edge_runtime.layout import CARD, LICENCE
+
+from .extras import import_extra
 
 SCHEME = "hf:"
 PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
@@ -59,12 +61,7 @@ def papers(folder: Path) -> dict[str, bytes]:
 
 def _download(repository: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # which the library reads when it is imported
-    try:
-        from huggingface_hub import snapshot_download  # noqa: PLC0415  # an extra
-    except ModuleNotFoundError as error:
-        raise DependencyError(
-            "expected the package huggingface_hub for checkpoints on the hub, got none; pip install 'xlstm-edge[hub]'"
-        ) from error
+    snapshot_download = import_extra("huggingface_hub", "checkpoints on the hub", "hub").snapshot_download
     try:
         return Path(
             snapshot_download(

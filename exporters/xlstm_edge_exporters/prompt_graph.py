@@ -1,6 +1,6 @@
 """The second graph of a static target: the same model for a fixed number of tokens, over the weights of the first."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx_ir as ir
@@ -32,23 +32,18 @@ def write_prompt_graph(spec: ModelSpec, options: GraphOptions, step: Path, integ
 def traced_prompts(spec: ModelSpec, options: GraphOptions, integers: Collection[str]) -> ir.Model:
     """The graph for prompts, its weights without data."""
     model = trace(spec, options)
-    if integers:
-        QuantizeActivations(list(integers))(model)
+    QuantizeActivations(integers)(model)
     return model
 
 
 def check_shared(step: ir.Model, prompt: ir.Model, weights: Collection[str]) -> None:
     """VerificationError unless both graphs take their weights from one place."""
     held = step.graph.initializers
-    for name in _own(prompt, weights):
+    for name in prompt.graph.initializers.keys() & weights:
         if name not in held or _place(held[name]) != _place(prompt.graph.initializers[name]):
             raise VerificationError(
                 f"expected {name} for prompts as for single tokens, got another tensor; export the bundle again"
             )
-
-
-def _own(model: ir.Model, weights: Collection[str]) -> Iterator[str]:
-    return (name for name in model.graph.initializers if name in weights)
 
 
 def _place(value: ir.Value) -> object:

@@ -34,11 +34,16 @@ class Engine:
     to it. `tuning` is what the bundle was opened by, None: as exported. `provider` is what runs it, with its options.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, inference: ort.InferenceSession) -> None:
-        self.folder, self.manifest, self.inference = folder, manifest, inference
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        inference: ort.InferenceSession,
+        prompts: ort.InferenceSession | None = None,
+    ) -> None:
+        self.folder, self.manifest, self.inference, self.prompts = folder, manifest, inference, prompts
         self.takes_ids = manifest.model.vocab_size is not None
         self.output_width = manifest.model.vocab_size or manifest.model.width
-        self.prompts: ort.InferenceSession | None = None
         self.in_place: frozenset[str] = frozenset()
         self.tuning: Tuning | None = None
         self.provider: Choice = CPU

@@ -70,8 +70,7 @@ def checked_manifest(folder: Path) -> Manifest:
 def open_model(folder: Path, manifest: Manifest, tuning: Tuning | None, settings: Settings) -> Model:
     """The model of a bundle whose files are checked already: as tuned, where a tuning is given and works."""
     inference, tuning = open_session(folder, manifest, tuning, settings)
-    model = Model(folder, manifest, inference)
-    model.prompts = open_prompts(folder, manifest, tuning, settings)
+    model = Model(folder, manifest, inference, open_prompts(folder, manifest, tuning, settings))
     model.tuning, model.provider = tuning, settings.provider
     model.chunk = manifest.graph.chunk if tuning is None else tuning.chunk
     if tuning is not None and is_tuned_for(tuning, settings):

@@ -259,11 +259,9 @@ def _check_schema(document: object) -> None:
 
 
 def _check_references(manifest: Manifest) -> None:
-    graph = manifest.graph.file
-    needed = [graph, weights_of(graph), VECTORS] + ([manifest.tokenizer.file] if manifest.tokenizer.file else [])
-    needed += [entry.file for entry in manifest.compiled.values()]
-    prompts = manifest.graph.prompt, *(entry.prompt for entry in manifest.compiled.values())
-    needed += [name for name in prompts if name is not None]
+    needed = [*manifest.graph.files, weights_of(manifest.graph.file), VECTORS]
+    needed += [manifest.tokenizer.file] if manifest.tokenizer.file else []
+    needed += [name for entry in manifest.compiled.values() for name in entry.files]
     if missing := [name for name in needed if name not in manifest.files]:
         raise BundleError(
             f"expected {missing[0]} among the bundle's files, got a list without it; export the bundle again"

@@ -83,6 +83,11 @@ class GraphInfo:
     all_logits: bool
     prompt: str | None = None
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The graph, and that for prompts if there is one."""
+        return (self.file,) if self.prompt is None else (self.file, self.prompt)
+
 
 @dataclass(frozen=True, slots=True)
 class CompiledGraph:
@@ -95,6 +100,11 @@ class CompiledGraph:
     provider: str
     weights: str
     prompt: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The graph, and that for prompts if there is one."""
+        return (self.file,) if self.prompt is None else (self.file, self.prompt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,8 +45,8 @@ def prove_prepacked(folder: Path, engine: Engine, *, threads: int, spin: int, ch
         check_graph_file(graph, {path.name for path in folder.iterdir()}, chunk)
         inference = open_graph(graph, session_options(threads, spin), CPU)
         check_graph(inference, engine.manifest)
-        tuned = Engine(engine.folder, engine.manifest, inference)
-        tuned.chunk, tuned.prompts = chunk, engine.prompts
+        tuned = Engine(engine.folder, engine.manifest, inference, engine.prompts)
+        tuned.chunk = chunk
         same = same_bits(sample(engine), sample(tuned))
         return bool(prove_in_place(tuned)) if same else None
     except BundleError:

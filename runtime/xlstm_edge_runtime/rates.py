@@ -67,9 +67,9 @@ def open_trial(folder: Path, partial: Path, threads: int, spin: int) -> Model:
     if (partial / GRAPH).exists():
         with contextlib.suppress(BundleError):
             inference = open_graph(partial / GRAPH, session_options(threads, spin), CPU)
-            model = Model(folder, read_manifest(folder), inference)
-            check_graph(inference, model.manifest)
-            model.prompts = open_prompts(folder, model.manifest, None, Settings(threads, spin))
+            manifest = read_manifest(folder)
+            check_graph(inference, manifest)
+            model = Model(folder, manifest, inference, open_prompts(folder, manifest, None, Settings(threads, spin)))
             model.in_place = prove_in_place(model)
             return model
     return load(folder, threads=threads, tuned=False, spin=spin)

@@ -82,18 +82,14 @@ def _verify(folder: Path, settings: Settings) -> Iterator[Check]:
     for name, entry in manifest.files.items():
         check_hash(folder, name, entry)
     total = sum(entry.bytes for entry in manifest.files.values())
-    for graph in filter(None, (manifest.graph.file, manifest.graph.prompt)):
+    for graph in manifest.graph.files:
         check_offsets(folder / graph, manifest.state)
     for compiled in manifest.compiled.values():
-        for file in filter(None, (compiled.file, compiled.prompt)):
-            if compiled.provider == "qnn":
-                check_compiled(folder / file, manifest.files)
+        for file in compiled.files if compiled.provider == "qnn" else ():
+            check_compiled(folder / file, manifest.files)
     yield Check("files", f"{len(manifest.files)} files, {total:,} bytes, all hashes right")
     if manifest.compiled:
-        files = {
-            file for entry in manifest.compiled.values() for file in (entry.file, entry.prompt) if file is not None
-        }
-        names = ", ".join(sorted(files))
+        names = ", ".join(sorted(name for entry in manifest.compiled.values() for name in entry.files))
         yield Check("compiled", f"{names}: hashes right; they run where they are for, not here")
     tuning = check_tuning(folder, manifest) if settings.provider.is_cpu else None
     if tuning is not None:

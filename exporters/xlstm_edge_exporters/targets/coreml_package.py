@@ -15,9 +15,9 @@ from typing import Any
 import onnx_ir as ir
 
 from xlstm_edge_runtime import __version__
-from xlstm_edge_runtime.errors import DependencyError
 from xlstm_edge_runtime.state import StateTable
 
+from ..extras import import_extra
 from ..quiet import quiet
 from .coreml_program import build_program
 
@@ -39,7 +39,7 @@ def write_package(graph: Path, table: StateTable, *, family: str, stateful: bool
     """
     # coremltools shows bars, and warns of versions of packages whose converters are not used here
     with quiet("coremltools"), contextlib.redirect_stderr(io.StringIO()):
-        ct = _coremltools()
+        ct = import_extra("coremltools", "a Core ML package", "coreml")
         program = build_program(ir.load(graph).graph, table, stateful=stateful)
         with tempfile.TemporaryDirectory(prefix=".coreml-", dir=graph.parent) as work:
             package = Path(work) / PACKAGE
@@ -54,16 +54,6 @@ def write_package(graph: Path, table: StateTable, *, family: str, stateful: bool
             )
             _settle(ct, package, family)
             return _zip(package, Path(work) / PACKAGE_ZIP).rename(graph.with_name(PACKAGE_ZIP))
-
-
-def _coremltools() -> Any:
-    try:
-        import coremltools  # noqa: PLC0415  # an extra
-    except ModuleNotFoundError as error:
-        raise DependencyError(
-            "expected the package coremltools for a Core ML package, got none; pip install 'xlstm-edge[coreml]'"
-        ) from error
-    return coremltools
 
 
 def _passes(ct: Any) -> Any:

@@ -21,10 +21,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from xlstm_edge_runtime.errors import DependencyError
 from xlstm_edge_runtime.layout import GRAPH
 from xlstm_edge_runtime.state import StateSpec, StateTable
 
+from ..extras import import_extra
+
+FORM = "OpenVINO's own form of a graph", "openvino-ir"  # what packages are for, and the extra that brings them
 IR = f"{Path(GRAPH).stem}.openvino.xml"
 # Weights of a column that share a scale: fewer round better and cost bytes and time. Where it does not divide a column 32
 # may, else the matrix has 8 bits.
@@ -56,19 +58,12 @@ def write_ir(graph: Path, folder: Path, table: StateTable, *, weights: Bits | No
 def import_openvino() -> Any:
     """The module `openvino`, without its telemetry; DependencyError without the package."""
     _leave_out_telemetry()
-    try:
-        import openvino  # noqa: PLC0415  # an extra
-    except ModuleNotFoundError as error:
-        raise _missing("openvino") from error
-    return openvino
+    return import_extra("openvino", *FORM)
 
 
 def _import_nncf() -> Any:
     _leave_out_telemetry()
-    try:
-        import nncf  # noqa: PLC0415  # an extra, and it loads torch
-    except ModuleNotFoundError as error:
-        raise _missing("nncf") from error
+    nncf = import_extra("nncf", *FORM)  # loads torch
     nncf.set_log_level(logging.ERROR)
     return nncf
 
@@ -76,12 +71,6 @@ def _import_nncf() -> Any:
 def _leave_out_telemetry() -> None:
     """None is Python's own mark for a module that is not there; both packages do without it then."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # typeshed does not know the mark
-
-
-def _missing(name: str) -> DependencyError:
-    return DependencyError(
-        f"expected the package {name} for OpenVINO's own form of a graph, got none; pip install 'xlstm-edge[openvino-ir]'"
-    )
 
 
 def _keep_inside(openvino: Any, model: Any, row: StateSpec) -> None:

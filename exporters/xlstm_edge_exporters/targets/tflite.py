@@ -15,8 +15,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from xlstm_edge_runtime.errors import DependencyError
-
+from ..extras import import_extra
 from ..graph_operators import OPERATORS
 from ..quiet import quiet, silent
 
@@ -26,21 +25,12 @@ TFLITE = "model.tflite"
 def write_tflite(graphs: Mapping[str, Path], out: Path) -> None:
     """Write static graphs, by the names of their signatures, as the file `out`. DependencyError without litert-torch."""
     with quiet("litert_torch"), silent(), torch.no_grad():
-        converter, shared = _litert_torch().Converter(), dict[str, Tensor]()
+        litert = import_extra("litert-torch", "LiteRT's own form of a graph", "litert", module="litert_torch")
+        converter, shared = litert.Converter(), dict[str, Tensor]()
         for name, path in graphs.items():
             module = _Graph(path, shared).eval()
             converter.signature(name, module, sample_kwargs=module.examples())
         converter.convert().export(str(out))
-
-
-def _litert_torch() -> Any:
-    try:
-        import litert_torch  # noqa: PLC0415  # an extra
-    except ModuleNotFoundError as error:
-        raise DependencyError(
-            "expected the package litert-torch for LiteRT's own form of a graph, got none; pip install 'xlstm-edge[litert]'"
-        ) from error
-    return litert_torch
 
 
 def argument_name(name: str) -> str:
