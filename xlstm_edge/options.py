@@ -116,7 +116,7 @@ Chunk = Annotated[
     typer.Option(
         help="Most tokens of one call. For accelerators more than 1 adds a second graph, which reads prompts in calls of so "
         "many: 32 is a good number.",
-        show_default="64; 1 for accelerators and portable",
+        show_default="64; 1 for accelerators and portable, and for web where a model has sLSTM blocks",
     ),
 ]
 Quantize = Annotated[

@@ -101,6 +101,10 @@ def write_bundle(
         if chips or ahead_of_time:
             family, quantize = checkpoint.spec.family, (recipe or {}).get("quantize")
             compiled = options.lowering.compile(folder / GRAPH, table, family, quantize, chips, progress, prompt=prompt)
+            if prompt is not None and not options.lowering.compiles_prompts:
+                note(
+                    f"the form of {options.target}'s own runtime takes single tokens; {PROMPT_GRAPH} is for onnxruntime"
+                )
         progress("hashing", 0, 0)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
         quantization = _quantization(plan or {}, encodings or {}, recipe or {})

@@ -117,7 +117,7 @@ def _self_written(
         return found["ids"].astype(np.int64)
     spec, options = checkpoint.spec, GraphOptions()
     if recipe.target == options.target:  # traced once, for the text and for the bundle
-        options = GraphOptions(chunk=recipe.chosen_chunk)
+        options = GraphOptions(chunk=recipe.chunk_for(checkpoint.spec))
     tokens = calibration_tokens(spec, recipe)
     progress("preparing text", 0, 0)
     plan = _text_plan(checkpoint)

@@ -54,7 +54,7 @@ def export_checkpoint(
     text = read_text_assets(checkpoint, recipe.tokenizer, notes.append)
     if checkpoint.spec.vocab_size is None:
         recipe = recipe.for_vectors()
-    options = GraphOptions(target=recipe.target, chunk=recipe.chosen_chunk, all_logits=recipe.all_logits)
+    options = GraphOptions(target=recipe.target, chunk=recipe.chunk_for(checkpoint.spec), all_logits=recipe.all_logits)
     blocks = recipe.quantize not in (None, A16W8) and not options.lowering.compiles_integers
     plan: Plan | None = make_plan(checkpoint.spec, checkpoint.weights, recipe) if blocks else None
     _check_room(checkpoint, Path(out), plan or {}, twice=resume or recipe.calibration is not None)

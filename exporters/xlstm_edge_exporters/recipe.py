@@ -21,6 +21,7 @@ from xlstm_edge_runtime.manifest_sections import RECIPE
 from xlstm_edge_runtime.reading import LARGEST_TEXT, read_bytes
 
 from .quantize.scheme import BITS, Scheme
+from .spec import ModelSpec
 from .targets import TARGETS
 
 LARGEST_RECIPE = 64 << 10
@@ -201,10 +202,9 @@ class Recipe:
         """Chips to compile for ahead of time, each once."""
         return tuple(dict.fromkeys(word.strip() for word in self.soc.split(","))) if self.soc is not None else ()
 
-    @property
-    def chosen_chunk(self) -> int:
-        """Most tokens of one call: as given, or the target's."""
-        return TARGETS[self.target].default_chunk if self.chunk is None else self.chunk
+    def chunk_for(self, spec: ModelSpec) -> int:
+        """Most tokens of one call: as given, or the target's for this model."""
+        return TARGETS[self.target].chunk_for(spec) if self.chunk is None else self.chunk
 
     @property
     def bits(self) -> int:

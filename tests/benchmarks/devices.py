@@ -97,14 +97,23 @@ def row(
         half = f"{report.difference:.2%}, {report.equal}/{report.tokens}, {'saturated' if report.saturated else 'in range'}"
     if not provider:
         return ["checker: ML program", *coreml_verdict(where / "model.onnx"), "-", "-", "-", half, size]
-    if plugins.installed(PROVIDERS[provider]) is None:
-        print(f"left out: {name} needs {PROVIDERS[provider].package}", file=sys.stderr)
+    if not there(provider):
+        print(f"left out: {name} needs {PROVIDERS[provider].package} and a device for it", file=sys.stderr)
         return []
     model = xr.load(where, threads=1, provider=provider, provider_options=options)
     steps = ids[: arguments.steps] if provider == "qnn" else ids
     worst, equal, finite = compared(model, reference, steps)
     nodes = next(iter(model.placement.values()))
     return [provider, f"{nodes}", "0", f"{worst:.1e}", f"{equal}/{len(steps)}", "yes" if finite else "no", half, size]
+
+
+def there(name: str) -> bool:
+    """Whether a provider is installed and finds a device; OpenVINO's finds only Intel's."""
+    provider = PROVIDERS[name]
+    if plugins.installed(provider) is None:
+        return False
+    plugins.register(provider)
+    return plugins.devices(provider) != []
 
 
 def coreml_verdict(graph: Path) -> list[str]:

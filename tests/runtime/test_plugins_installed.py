@@ -1,7 +1,7 @@
 """Every provider that is installed here and finds a device runs the shipped model whole, as near to the CPU as it should.
 
 Nothing here runs where no such package is installed: `pip install onnxruntime-qnn onnxruntime-ep-openvino` brings two that
-run on any x86-64 machine with Linux, the former through Qualcomm's simulator.
+run on Linux: Qualcomm's simulator on any x86-64 machine, OpenVINO on one of Intel's.
 """
 
 from pathlib import Path

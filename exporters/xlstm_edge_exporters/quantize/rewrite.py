@@ -1,6 +1,6 @@
 """Put quantized operators into a traced graph; their data come later, as every weight's does.
 
-MatMul and the head's FusedMatMul become MatMulNBits, always with accuracy level 4 (int8 activations inside: 5 to 25
+MatMul and the head's FusedMatMul or Gemm become MatMulNBits, always with accuracy level 4 (int8 activations inside: 5 to 25
 times faster than the default on CPUs); the embedding's Gather becomes GatherBlockQuantized on the same integers, and a
 Slice where the last block of a row is padded. A bias that is added right after goes into the node.
 """
@@ -41,7 +41,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node, weight: ir.Value, scheme: Scheme) -
     replaced = [node]
     if node.op_type == "Gather":
         news = _gather(graph, node, weight, scheme)
-    elif node.op_type in ("MatMul", "FusedMatMul"):
+    elif node.op_type in ("MatMul", "FusedMatMul", "Gemm"):
         news = [_matmul(graph, node, weight, scheme)]
         replaced += _absorb_bias(news[0], node)
     else:

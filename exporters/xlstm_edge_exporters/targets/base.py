@@ -30,8 +30,9 @@ class Target:
     any batch and up to `chunk` tokens, `default_chunk` unless asked, `longest_chunk` at most; a static target that takes more
     than one has a second graph, for calls of exactly so many. `opset` is the finished graph's, `traced_opset` the one that
     torch writes. `onnxruntime` is the oldest that runs it and `provider` the runtime's name of what runs it.
-    `chips` are names that it can be compiled for, `compiles` says whether it has another form of its own, and
-    `compiles_integers` whether only that one has integers; `quantizations` are the values of --quantize that make sense.
+    `chips` are names that it can be compiled for, `compiles` says whether it has another form of its own,
+    `compiles_prompts` whether what is compiled has the graph for prompts too, and `compiles_integers` whether only that one has
+    integers; `quantizations` are the values of --quantize that make sense.
     `packages` are what compiling needs, `integer_packages` besides for integers, `extra` brings them. `half` says that it
     computes in float16.
     """
@@ -50,6 +51,7 @@ class Target:
     quantizations: ClassVar[frozenset[str]] = QUANTIZATIONS
     chips: ClassVar[Collection[str]] = ()
     compiles: ClassVar[bool] = False
+    compiles_prompts: ClassVar[bool] = False
     compiles_integers: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ()
     integer_packages: ClassVar[tuple[str, ...]] = ()
@@ -59,6 +61,10 @@ class Target:
     def spec(self, spec: ModelSpec) -> ModelSpec:
         """The canonical model as this target wants it."""
         return spec
+
+    def chunk_for(self, spec: ModelSpec) -> int:  # noqa: ARG002  # for targets where it depends on the blocks
+        """Most tokens of one call, unless asked for others."""
+        return self.default_chunk
 
     def weights(self, spec: ModelSpec, weights: "Weights") -> "Weights":  # noqa: ARG002  # for targets with others
         """Weights of `self.spec(spec)` from those of `spec`."""

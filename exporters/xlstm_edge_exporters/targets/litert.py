@@ -17,7 +17,7 @@ class LiteRT(Accelerator):
     summary = "Android, embedded Linux: LiteRT (TensorFlow Lite), float32"
     use = "a phone or board with LiteRT, formerly TensorFlow Lite (--compile writes its file), or onnxruntime on a CPU"
     half = False
-    compiles = True
+    compiles = compiles_prompts = True
     packages, extra = ("litert_torch",), "litert"
 
     def compile(

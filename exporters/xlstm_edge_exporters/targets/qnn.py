@@ -24,6 +24,7 @@ class QNN(Accelerator):
     # Integers of 16 bits came with opset 21; the provider's package asks for a newer onnxruntime anyway.
     opset, traced_opset, ir_version, onnxruntime = 21, 21, 10, "1.26"
     quantizations = frozenset({"a16w8"})
+    compiles_prompts = True
     chips = CHIPS
 
     def compile(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..spec import SLSTM, ModelSpec
 from .base import Target
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ class Web(Target):
     summary = "browsers: onnxruntime-web, WebAssembly and WebGPU"
     use = "a browser, with onnxruntime-web on WebAssembly or WebGPU"
     opset, traced_opset, onnxruntime = 21, 21, "1.26"
+
+    def chunk_for(self, spec: ModelSpec) -> int:
+        """One token where there are sLSTM blocks: their loop over several has no kernel in WebGPU, which waits for a CPU."""
+        return 1 if any(isinstance(block.mixer, SLSTM) for block in spec.blocks) else self.default_chunk
 
     def ops(self, chunk: int) -> "Ops":
         from ..ops.web import Web as Lowering  # noqa: PLC0415  # loads torch

@@ -17,7 +17,7 @@ from xlstm_edge_exporters.targets import TARGETS
 from xlstm_edge_exporters.targets.accelerator import Accelerator
 from xlstm_edge_runtime.manifest import read_manifest
 
-from ...conftest import BY_NAME
+from ...conftest import BY_NAME, SHIPPED
 from ...oracles.cases import Case
 
 BundleOf = Callable[[Case, str], Path]
@@ -40,6 +40,28 @@ def test_a_target_says_what_it_is(name: str) -> None:
     assert target.summary
     assert target.use
     assert target.default_chunk == (1 if target.static else 64)
+
+
+def test_web_takes_one_token_where_a_loop_would_have_no_kernel(export_of: Callable[..., Path]) -> None:
+    """WebGPU has no Scan, which an sLSTM's steps over several tokens are."""
+    for case, chunk in (("lm-mixed", 1), ("large-plain", 64)):
+        bundle = export_of(case, target="web")
+        assert read_manifest(bundle).graph.chunk == chunk
+        nodes = onnx.load(bundle / "model.onnx", load_external_data=False).graph.node
+        assert "Scan" not in {node.op_type for node in nodes}
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_web_has_integers_in_every_product(quantize: str, export_of: Callable[..., Path]) -> None:
+    """Its head is another operator than the CPU's."""
+    bundle = export_of("shipped", target="web", quantize=quantize, method="rtn")
+    nodes = Counter(node.op_type for node in onnx.load(bundle / "model.onnx", load_external_data=False).graph.node)
+    cpu = export_of("shipped", quantize=quantize, method="rtn")
+    wanted = Counter(node.op_type for node in onnx.load(cpu / "model.onnx", load_external_data=False).graph.node)
+    assert nodes["MatMulNBits"] == wanted["MatMulNBits"] > 10
+    assert nodes["Gemm"] == 0
+    checks = [check.name for check in xlstm_edge.verify(bundle, against=SHIPPED)]
+    assert "reference, weights" in checks
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -175,3 +197,12 @@ def test_a_missing_compiler_is_told_before_any_work(
         xlstm_edge.export("nowhere", tmp_path / "b", target=name, ahead_of_time=True, quantize=quantize)
     wanted = f"expected the package {package} for --compile, got none; pip install 'xlstm-edge[{extra}]'"
     assert str(caught.value) == wanted
+
+
+def test_a_form_without_prompts_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for prompts and for a form that has no room for them is told where they are."""
+    monkeypatch.setattr(type(TARGETS["openvino"]), "packages", ())
+    monkeypatch.setattr(type(TARGETS["openvino"]), "compile", lambda *_args, **_options: {})
+    for chunk, told in ((8, True), (1, False)):
+        bundle = xlstm_edge.export(SHIPPED, tmp_path / f"b{chunk}", target="openvino", chunk=chunk, ahead_of_time=True)
+        assert any("takes single tokens; prompt.onnx is for onnxruntime" in note for note in bundle.notes) == told

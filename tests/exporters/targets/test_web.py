@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
     plugins.installed(WEBGPU) is None, reason="onnxruntime-webgpu is not installed: make devices-webgpu"
 )
 IDS, PROMPT = np.arange(20) * 97 % 2048, 5
-WITHOUT_KERNEL = {"Max", "Scan"}  # of onnxruntime 1.27
+WITHOUT_KERNEL = {"Max"}  # of onnxruntime 1.27; onnxruntime-web 1.30 has one
 # In a process of its own, which ends at once: where it lets go of its sessions, this provider ends with a segmentation fault.
 ON_THE_GPU = """
 import json, os, sys
@@ -73,7 +73,6 @@ def test_what_is_left_to_the_cpu_is_known(there: tuple[dict[str, Any], NDArray[n
     facts, _ = there
     left, placement = facts["left"], facts["placement"]
     assert set(left) <= WITHOUT_KERNEL, left
-    assert left["Scan"] == 1  # the one sLSTM
     assert placement[CPU.provider.ort_name] == sum(left.values())
     assert placement[WEBGPU.ort_name] > 200
     assert facts["refused"].startswith(f"expected the whole graph on {WEBGPU.ort_name}, got {sum(left.values())} node")
