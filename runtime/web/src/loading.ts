@@ -1,0 +1,187 @@
+/**
+ * Load a bundle once, make as many sessions of it as memory holds states. Everything about the bundle is checked before the first
+ * token: schema, files, sizes, hashes, what the graph reads, and that its inputs and outputs are exactly those of the state table.
+ */
+
+import { inNode } from "./environment.js";
+import { BundleError, InputError, shown, typeName } from "./errors.js";
+import { checkSignal, PickedFiles, type Progress, type Source, sha256 } from "./files.js";
+import { Folder } from "./folder.js";
+import { checkGraphFile, LARGEST_GRAPH } from "./graphFile.js";
+import { HttpBundle } from "./http.js";
+import { weightsOf } from "./layout.js";
+import { type Manifest, readManifest } from "./manifest.js";
+import { Model } from "./model.js";
+import { chooseProvider, importRuntime, type OnnxRuntime, type Provider } from "./onnxruntime.js";
+import { checkThreads, type GraphSource, openGraph } from "./opening.js";
+
+/** Larger files of a folder are hashed where `hashAll` asks for it: a start must not wait for gigabytes. */
+const HASHED_AT_LOAD = 16 << 20;
+
+export interface LoadOptions {
+  /** What runs the graph: "cpu" in Node (its default there), "wasm" (the default elsewhere), "webgpu". */
+  provider?: Provider;
+  /** Threads; left out: all cores for "cpu", 1 for the others, which need a page that is cross-origin isolated for more. */
+  threads?: number;
+  /** Told how many bytes were read, of how many. */
+  onProgress?: (loaded: number, total: number) => void;
+  /** Ends the load with a CancelledError; what was downloaded is kept for the next time. */
+  signal?: AbortSignal;
+  /** false: nothing is kept in the browser's Cache, nor taken from it. */
+  cache?: boolean;
+  /** Where onnxruntime-web's .wasm and .mjs files lie; left out: beside its own module. */
+  wasmPaths?: string | { wasm?: string | URL; mjs?: string | URL };
+  /** onnxruntime-web or onnxruntime-node as you imported it; left out: imported here. */
+  onnxruntime?: OnnxRuntime;
+  /** Let the CPU take what WebGPU cannot run; left out, a graph that does not land whole on it is refused. */
+  allowFallback?: boolean;
+  /** Hash files of more than 16 MiB in a folder too; what comes from elsewhere is always hashed. */
+  hashAll?: boolean;
+}
+
+const OPTIONS = "provider threads onProgress signal cache wasmPaths onnxruntime allowFallback hashAll".split(" ");
+
+/**
+ * Load a bundle from an address, from files that a user picked, or from a folder in Node. BundleError if anything is wrong with
+ * it, InputError for a bad option, DependencyError for a package that is not installed, CancelledError after an abort.
+ */
+export async function load(bundle: string | URL | Iterable<File>, options: LoadOptions = {}): Promise<Model> {
+  checkOptions(options);
+  const provider = chooseProvider(options.provider);
+  checkThreads(options.threads, provider);
+  const source = sourceOf(bundle, options);
+  checkSignal(options.signal);
+  const manifest = readManifest(await source.manifest());
+  if (manifest.model.vocabSize === null) {
+    throw new BundleError("expected a bundle that takes tokens, got a stack of float vectors; run it with the Python runtime");
+  }
+  await source.checkSizes(manifest.files);
+  const reading = new Reading(source, manifest, options);
+  const { graph: info, tokenizer } = manifest;
+  const files = await reading.all(provider);
+  const graphFile = files.get(info.file) as Uint8Array;
+  checkGraphFile(graphFile, info.file, manifest.files, info.chunk);
+  checkSignal(options.signal);
+  const ort = options.onnxruntime ?? (await importRuntime(provider));
+  configure(ort, provider, options);
+  const weights = files.get(weightsOf(info.file));
+  const path = weights ? null : source.path(info.file);
+  const graphSource: GraphSource = {
+    graph: path ?? graphFile,
+    weights: weights ? new Map([[weightsOf(info.file), weights]]) : new Map(),
+  };
+  const { threads, allowFallback = false } = options;
+  const graph = await openGraph(ort, manifest, graphSource, { provider, threads, allowFallback });
+  return new Model(manifest, graph, tokenizer.file === null ? null : (files.get(tokenizer.file) as Uint8Array));
+}
+
+function checkOptions(options: LoadOptions): void {
+  if (typeof options !== "object" || options === null) {
+    throw new InputError(`expected options as an object, got ${shown(options)}; correct them`);
+  }
+  const unknown = Object.keys(options).find((name) => !OPTIONS.includes(name));
+  if (unknown !== undefined) {
+    throw new InputError(`expected options among ${OPTIONS.join(", ")}, got ${shown(unknown)}; remove it`);
+  }
+  const { onProgress, signal } = options;
+  if (onProgress !== undefined && typeof onProgress !== "function") {
+    throw new InputError(`expected onProgress as a function, got ${typeName(onProgress)}; correct it`);
+  }
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw new InputError(`expected signal as an AbortSignal, got ${typeName(signal)}; correct it`);
+  }
+}
+
+function sourceOf(bundle: unknown, { signal, cache = true }: LoadOptions): Source {
+  if (bundle instanceof URL) return sourceOf(bundle.href, { ...(signal ? { signal } : {}), cache });
+  if (typeof bundle === "string") {
+    if (/^https?:/i.test(bundle)) return new HttpBundle(new URL(bundle), signal, cache);
+    if (/^file:/i.test(bundle) && inNode()) return new Folder(process.getBuiltinModule("node:url").fileURLToPath(bundle));
+    if (inNode()) return new Folder(bundle);
+    return new HttpBundle(addressOf(bundle), signal, cache);
+  }
+  const files =
+    typeof bundle === "object" && bundle !== null && Symbol.iterator in bundle ? [...(bundle as Iterable<unknown>)] : [];
+  if (!files.length || !files.every((file) => file instanceof File)) {
+    throw new InputError(`expected a bundle's address, folder or files, got ${shown(bundle)}; pass one of these`);
+  }
+  return new PickedFiles(files as File[]);
+}
+
+/** An address beside the page or the worker. */
+function addressOf(text: string): URL {
+  try {
+    return new URL(text, globalThis.location?.href);
+  } catch (error) {
+    throw new InputError(`expected a bundle's address, got ${shown(text)}; pass one that begins with https://`, {
+      cause: error,
+    });
+  }
+}
+
+function configure(ort: OnnxRuntime, provider: Provider, { threads, wasmPaths }: LoadOptions): void {
+  if (provider === "cpu") return;
+  // Both hold for the page: onnxruntime-web reads them when it starts, once.
+  ort.env.wasm.numThreads = threads ?? 1;
+  if (wasmPaths !== undefined) ort.env.wasm.wasmPaths = wasmPaths;
+}
+
+/** The files that a load reads, with what it tells of them. */
+class Reading implements Progress {
+  readonly signal: AbortSignal | undefined;
+  #loaded = 0;
+  #total = 0;
+
+  constructor(
+    readonly source: Source,
+    readonly manifest: Manifest,
+    readonly options: LoadOptions,
+  ) {
+    this.signal = options.signal;
+  }
+
+  add(bytes: number): void {
+    this.#loaded += bytes;
+    this.options.onProgress?.(this.#loaded, this.#total);
+  }
+
+  /** What is read into memory, each with its hash compared: the weights too unless onnxruntime reads them from their path. */
+  async all(provider: Provider): Promise<Map<string, Uint8Array>> {
+    const { graph, tokenizer, files } = this.manifest;
+    const byPath = provider === "cpu" && this.source.path(graph.file) !== null;
+    const needed = new Set([graph.file, weightsOf(graph.file), ...(tokenizer.file === null ? [] : [tokenizer.file])]);
+    const hashed = [...files].filter(([, { bytes }]) => bytes <= HASHED_AT_LOAD || this.options.hashAll);
+    const names = byPath ? new Set([...hashed.map(([name]) => name), graph.file]) : needed;
+    const large = (files.get(graph.file)?.bytes ?? 0) > LARGEST_GRAPH;
+    if (large)
+      throw new BundleError(`expected ${graph.file} of at most ${LARGEST_GRAPH} bytes, got more; export the bundle again`);
+    this.#total = [...names].reduce((sum, name) => sum + (files.get(name)?.bytes ?? 0), 0);
+    const contents = new Map<string, Uint8Array>();
+    for (const name of names) {
+      const content = await this.#one(name);
+      if (needed.has(name) && !(byPath && name === weightsOf(graph.file))) contents.set(name, content);
+    }
+    return contents;
+  }
+
+  /** A file whose hash is right; a second time where the first was a damaged copy of the cache. */
+  async #one(name: string): Promise<Uint8Array> {
+    const entry = this.manifest.files.get(name);
+    if (!entry) throw new BundleError(`expected ${name} among the bundle's files, got a list without it; export it again`);
+    for (;;) {
+      const content = await this.source.read(name, entry, this);
+      const got = await sha256(content);
+      if (got === entry.sha256) {
+        await this.source.accepted(entry, content);
+        return content;
+      }
+      if (!(await this.source.damaged(entry))) {
+        throw new BundleError(
+          `expected ${name} with sha256 ${entry.sha256.slice(0, 12)}..., got ${got.slice(0, 12)}...; ` +
+            "the file is damaged, copy it again",
+        );
+      }
+      this.add(-content.length);
+    }
+  }
+}
