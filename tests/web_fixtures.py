@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -24,7 +24,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 import xlstm_edge
 import xlstm_edge_runtime as xr
 from xlstm_edge_runtime.graph_file import check_graph_file
+from xlstm_edge_runtime.loading import open_model
 from xlstm_edge_runtime.manifest import Manifest, read_manifest
+from xlstm_edge_runtime.opening import Settings
 from xlstm_edge_runtime.snapshot import read_snapshot
 from xlstm_edge_runtime.text import StopMatcher
 from xlstm_edge_runtime.tokenizer import HuggingFaceTokenizer
@@ -41,6 +43,7 @@ BUNDLES: dict[str, tuple[str, dict[str, Any]]] = {
     "shipped-web": ("shipped", {"target": "web"}),
     "shipped-cpu": ("shipped", {}),
     "shipped-int8": ("shipped", {"quantize": "int8"}),
+    "shipped-web-int4": ("shipped", {"target": "web", "quantize": "int4", "method": "rtn"}),
     "shipped-openvino": ("shipped", {"target": "openvino", "chunk": 8}),
     "mixed": ("lm-mixed", {"chunk": 8}),
     "large": ("large-plain", {"chunk": 16, "all_logits": True}),
@@ -127,10 +130,12 @@ def model_cases(folder: Path) -> dict[str, Any]:
 
 def _model_case(folder: Path, name: str) -> dict[str, Any]:
     model = xr.load(folder / "bundles" / name, threads=1, tuned=False)
-    session, logits = model.session(), []
-    for count in (2 * model.chunk + 5, model.chunk + 1, 1, 1, 3):
-        logits.append(numbers(session.prefill([i * 7 % model.output_width for i in range(count)])))
-    case = {"counts": [2 * model.chunk + 5, model.chunk + 1, 1, 1, 3], "logits": logits}
+    counts = (2 * model.chunk + 5, model.chunk + 1, 1, 1, 3)
+    session = model.session()
+    case: dict[str, Any] = {"counts": counts, "logits": _logits(session, counts)}
+    if model.manifest.quantization:  # with activations that no kernel rounds
+        exact = open_model(folder / "bundles" / name, model.manifest, None, Settings(threads=1, mapped=True))
+        case["float logits"] = _logits(exact.session(), counts)
     for dtype in ("float32", "float16"):
         session.save(folder / "snapshots" / f"{name}.{dtype}", dtype=dtype)
         there = model.session()
@@ -140,6 +145,12 @@ def _model_case(folder: Path, name: str) -> dict[str, Any]:
     texts = TEXTS_OF_MODEL if model.manifest.tokenizer.kind != "none" else []
     case["texts"] = [_text(model, prompt, options) for prompt, options in texts]
     return case
+
+
+def _logits(session: xr.Session, counts: Sequence[int]) -> list[str]:
+    """After prompts of so many tokens, one after the other."""
+    width = session.model.output_width
+    return [numbers(session.prefill([i * 7 % width for i in range(count)])) for count in counts]
 
 
 def _generation(model: xr.Model, options: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 import { inNode } from "./environment.js";
 import { BundleError, InputError, shown, typeName } from "./errors.js";
 import { checkSignal, PickedFiles, type Progress, type Source, sha256 } from "./files.js";
+import { floatBytes, type GraphFiles, makeFloat } from "./floatGraph.js";
 import { Folder } from "./folder.js";
 import { checkGraphFile, LARGEST_GRAPH } from "./graphFile.js";
 import { HttpBundle } from "./http.js";
@@ -17,6 +18,8 @@ import { checkThreads, type GraphSource, openGraph } from "./opening.js";
 
 /** Larger files of a folder are hashed where `hashAll` asks for it: a start must not wait for gigabytes. */
 const HASHED_AT_LOAD = 16 << 20;
+const LARGEST_FLOAT = 1 << 30; // bytes of weights that are made float unasked
+const FLOAT_WEIGHTS = "float.data"; // no file of a bundle has this name
 
 export interface LoadOptions {
   /** What runs the graph: "cpu" in Node (its default there), "wasm" (the default elsewhere), "webgpu". */
@@ -35,11 +38,16 @@ export interface LoadOptions {
   onnxruntime?: OnnxRuntime;
   /** Let the CPU take what WebGPU cannot run; left out, a graph that does not land whole on it is refused. */
   allowFallback?: boolean;
+  /**
+   * Make integer weights float32 at load, for several times their memory; left out: where WebAssembly runs the graph, which multiplies
+   * float32 several times as fast, up to 1 GiB.
+   */
+  floatWeights?: boolean;
   /** Hash files of more than 16 MiB in a folder too; what comes from elsewhere is always hashed. */
   hashAll?: boolean;
 }
 
-const OPTIONS = "provider threads onProgress signal cache wasmPaths onnxruntime allowFallback hashAll".split(" ");
+const OPTIONS = "provider threads onProgress signal cache wasmPaths onnxruntime allowFallback floatWeights hashAll".split(" ");
 
 /**
  * Load a bundle from an address, from files that a user picked, or from a folder in Node. BundleError if anything is wrong with
@@ -49,6 +57,9 @@ export async function load(bundle: string | URL | Iterable<File>, options: LoadO
   checkOptions(options);
   const provider = chooseProvider(options.provider);
   checkThreads(options.threads, provider);
+  if (options.floatWeights && provider === "cpu") {
+    throw new InputError("expected floatWeights with wasm or webgpu, got cpu, which is fast with integers; leave it out");
+  }
   const source = sourceOf(bundle, options);
   checkSignal(options.signal);
   const manifest = readManifest(await source.manifest());
@@ -66,13 +77,19 @@ export async function load(bundle: string | URL | Iterable<File>, options: LoadO
   configure(ort, provider, options);
   const weights = files.get(weightsOf(info.file));
   const path = weights ? null : source.path(info.file);
-  const graphSource: GraphSource = {
-    graph: path ?? graphFile,
-    weights: weights ? new Map([[weightsOf(info.file), weights]]) : new Map(),
-  };
+  const stored: GraphFiles = { graph: graphFile, weights: new Map(weights ? [[weightsOf(info.file), weights]] : []) };
+  const graphSource: GraphSource =
+    path === null ? floatOrStored(stored, manifest, provider, options) : { ...stored, graph: path };
   const { threads, allowFallback = false } = options;
   const graph = await openGraph(ort, manifest, graphSource, { provider, threads, allowFallback });
   return new Model(manifest, graph, tokenizer.file === null ? null : (files.get(tokenizer.file) as Uint8Array));
+}
+
+/** The graph as it is stored, or with float weights in the place of integers. */
+function floatOrStored(files: GraphFiles, manifest: Manifest, provider: Provider, { floatWeights }: LoadOptions): GraphFiles {
+  if (!manifest.quantized || !(floatWeights ?? provider === "wasm")) return files;
+  const bytes = floatBytes(files.graph);
+  return bytes && (floatWeights || bytes <= LARGEST_FLOAT) ? makeFloat(files, FLOAT_WEIGHTS) : files;
 }
 
 function checkOptions(options: LoadOptions): void {

@@ -1,6 +1,6 @@
-/** As much of the protobuf wire format as a graph file takes: a message is a run of members, each a number, a form, content. */
+/** As much of the protobuf wire format as a graph file takes, read and written: a message is a run of members, each a number, a form, content. */
 
-const VARINT = 0;
+export const VARINT = 0;
 const FIXED64 = 1;
 export const BYTES = 2;
 const FIXED32 = 5;
@@ -23,15 +23,16 @@ export class Message {
     return new TextDecoder().decode(this.bytes);
   }
 
-  /** Number, form and content of each member; SyntaxError for what is no protobuf message. */
-  *members(): Generator<{ number: number; form: number; content: Message }> {
+  /** Number, form and content of each member, and the whole as it lies there; SyntaxError for what is no protobuf message. */
+  *members(): Generator<{ number: number; form: number; content: Message; whole: Uint8Array }> {
     let at = this.start;
     while (at < this.end) {
       const [tag, begin] = varint(this.data, at, this.end);
       const form = tag % 8;
       const [start, end] = this.#span(form, begin);
       if (end > this.end || tag < 8) throw new SyntaxError("something that is no ONNX");
-      yield { number: Math.floor(tag / 8), form, content: new Message(this.data, start, end) };
+      const content = new Message(this.data, start, end);
+      yield { number: Math.floor(tag / 8), form, content, whole: this.data.subarray(at, end) };
       at = end;
     }
   }
@@ -90,4 +91,23 @@ export function indexOf(data: Uint8Array, word: Uint8Array, from = 0): number {
     if (word.every((byte, i) => data[at + i] === byte)) return at;
   }
   return -1;
+}
+
+/** A member of text, bytes or the parts of a message, as it is written: in parts too. */
+export function member(field: number, content: string | Uint8Array | readonly Uint8Array[]): Uint8Array[] {
+  const parts = typeof content === "string" ? [new TextEncoder().encode(content)] : [content].flat();
+  const size = parts.reduce((sum, part) => sum + part.length, 0);
+  return [written(field * 8 + BYTES), written(size), ...parts];
+}
+
+/** A member that is a whole number of 0 or more. */
+export function number(field: number, value: number): Uint8Array[] {
+  return [written(field * 8 + VARINT), written(value)];
+}
+
+/** A variable-length integer. */
+function written(value: number): Uint8Array {
+  const bytes: number[] = [];
+  for (; value > 0x7f; value = Math.floor(value / 128)) bytes.push((value % 128) | 0x80);
+  return Uint8Array.from([...bytes, value]);
 }

@@ -17,7 +17,8 @@ for (const provider of ["cpu", "wasm"]) {
   for (const [name, expected] of Object.entries(MODELS)) {
     if (provider === "wasm" && name === "shipped-cpu") continue; // as shipped-web, and slow there
     test(`${name} on ${provider}`, async () => {
-      const model = await load(bundle(name), { provider, threads: 1 });
+      // Integers as they are stored, which both multiply; made float they are compared below.
+      const model = await load(bundle(name), { provider, threads: 1, floatWeights: false });
       const session = model.session();
       const differences = [];
       for (const [index, count] of expected.counts.entries()) {
@@ -71,4 +72,21 @@ test("snapshots of one bundle in another of its checkpoint", async () => {
     // Between memories with and without a stabilizer go logarithms of float32, which the languages round otherwise.
     assert.ok(off <= 1e-6, `${writer} in ${reader}: ${off}`);
   }
+});
+
+for (const [name, expected] of Object.entries(MODELS).filter(([, { "float logits": floats }]) => floats)) {
+  test(`${name} with float weights on wasm`, async () => {
+    const model = await load(bundle(name), { provider: "wasm" });
+    const session = model.session();
+    for (const [index, count] of expected.counts.entries()) {
+      const ids = Array.from({ length: count }, (_, i) => (i * 7) % model.vocabSize);
+      const got = difference(await session.prefill(ids), floats(expected["float logits"][index]));
+      assert.ok(got <= TOLERANCE.wasm, `${got}`);
+    }
+  });
+}
+
+test("float weights are not for integers that the CPU is fast with", async () => {
+  const failed = await load(bundle("shipped-int8"), { provider: "cpu", floatWeights: true }).catch((error) => error);
+  assert.match(failed.message, /^expected floatWeights with wasm or webgpu, got cpu/);
 });
