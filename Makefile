@@ -20,7 +20,7 @@ NEEDS_webgpu := , Debian's package chromium-common
 PREPARE_webgpu := -m tests.swiftshader .devices/swiftshader
 ENVIRONMENT_webgpu := LD_LIBRARY_PATH=$(CURDIR)/.devices/swiftshader/lib VK_ICD_FILENAMES=$(CURDIR)/.devices/swiftshader/lib/vk_swiftshader_icd.json
 
-.PHONY: demo test test-oldest boards test-arm64 devices fuzz check bench clean
+.PHONY: demo test test-oldest boards test-arm64 devices web test-web fuzz check bench clean
 
 demo: .venv/ready            ## export, verify, inspect and stream the shipped checkpoint
 	$(BIN)/xlstm-edge demo
@@ -53,6 +53,22 @@ devices-%: .venv/ready
 	  exit $$code; \
 	fi
 
+web: build/web/ready         ## build the page of examples/web and serve it on this machine: needs Node.js 20
+	node examples/web/serve.mjs build/web
+
+test-web: build/web/ready    ## the runtime in TypeScript and the page: Node.js, WebAssembly, and Chromium if it is installed
+	cd runtime/web && npm test
+	cd examples/web && npm test
+
+# The page with the shipped model, and the packages of both from their lock files. `npm test` says what it leaves out without
+# a browser.
+build/web/ready: .venv/ready $(wildcard runtime/web/src/*.ts runtime/web/package*.json examples/web/*)
+	cd runtime/web && npm ci --silent && npm run --silent build
+	cd examples/web && npm ci --silent
+	test -e build/web/bundle/manifest.json || $(BIN)/xlstm-edge export examples/shakespeare -o build/web/bundle --target web --quantize int4
+	cd examples/web && npm run --silent build
+	touch $@
+
 fuzz: .venv/ready            ## a million mutations of everything untrusted that is read; about 40 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.fuzz.run --mutations 1000000
 
@@ -83,4 +99,4 @@ bench: .venv/ready           ## speed and memory of the shipped checkpoint
 	touch $@
 
 clean:
-	rm -rf .venv .oldest .boards .devices demo-bundle
+	rm -rf .venv .oldest .boards .devices build demo-bundle runtime/web/node_modules examples/web/node_modules

@@ -23,11 +23,9 @@ class Block:
 
 
 def documents() -> list[Path]:
-    """Every Markdown file that git knows or would know, outside of hidden folders."""
-    found = (
-        path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
-    )
-    return sorted(found)
+    """Every Markdown file that git knows or would know, outside of hidden folders and of what npm installs."""
+    parts = {path: path.relative_to(ROOT).parts for path in ROOT.rglob("*.md")}
+    return sorted(p for p, names in parts.items() if not any(n.startswith(".") or n == "node_modules" for n in names))
 
 
 def blocks(path: Path) -> list[Block]:
