@@ -47,6 +47,7 @@ BUNDLES: dict[str, tuple[str, dict[str, Any]]] = {
     "shipped-openvino": ("shipped", {"target": "openvino", "chunk": 8}),
     "mixed": ("lm-mixed", {"chunk": 8}),
     "large": ("large-plain", {"chunk": 16, "all_logits": True}),
+    "large-web": ("large-plain", {"target": "web", "chunk": 16}),
     "large-openvino": ("large-plain", {"target": "openvino", "chunk": 8}),
     "large-qnn": ("large-plain", {"target": "qnn", "chunk": 8}),
     "vectors": ("stack-mixed", {}),

@@ -24,4 +24,4 @@ export { Sampler, type SamplingOptions } from "./sampling.js";
 export type { Session } from "./session.js";
 export type { SnapshotDtype } from "./snapshot.js";
 export { type Piece, streamText, type TextEvent, type TextOptions, type TextStream } from "./text.js";
-export type { Tokenizer } from "./tokenizer.js";
+export type { Tokenizer, TokenizersModule } from "./tokenizer.js";

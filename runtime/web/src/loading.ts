@@ -15,6 +15,7 @@ import { type Manifest, readManifest } from "./manifest.js";
 import { Model } from "./model.js";
 import { chooseProvider, importRuntime, type OnnxRuntime, type Provider } from "./onnxruntime.js";
 import { checkThreads, type GraphSource, openGraph } from "./opening.js";
+import type { TokenizersModule } from "./tokenizer.js";
 
 /** Larger files of a folder are hashed where `hashAll` asks for it: a start must not wait for gigabytes. */
 const HASHED_AT_LOAD = 16 << 20;
@@ -36,6 +37,8 @@ export interface LoadOptions {
   wasmPaths?: string | { wasm?: string | URL; mjs?: string | URL };
   /** onnxruntime-web or onnxruntime-node as you imported it; left out: imported here. */
   onnxruntime?: OnnxRuntime;
+  /** @huggingface/tokenizers as you imported it; left out: imported when text is first needed. */
+  tokenizers?: TokenizersModule;
   /** Let the CPU take what WebGPU cannot run; left out, a graph that does not land whole on it is refused. */
   allowFallback?: boolean;
   /**
@@ -47,7 +50,8 @@ export interface LoadOptions {
   hashAll?: boolean;
 }
 
-const OPTIONS = "provider threads onProgress signal cache wasmPaths onnxruntime allowFallback floatWeights hashAll".split(" ");
+const OPTIONS =
+  "provider threads onProgress signal cache wasmPaths onnxruntime tokenizers allowFallback floatWeights hashAll".split(" ");
 
 /**
  * Load a bundle from an address, from files that a user picked, or from a folder in Node. BundleError if anything is wrong with
@@ -82,7 +86,8 @@ export async function load(bundle: string | URL | Iterable<File>, options: LoadO
     path === null ? floatOrStored(stored, manifest, provider, options) : { ...stored, graph: path };
   const { threads, allowFallback = false } = options;
   const graph = await openGraph(ort, manifest, graphSource, { provider, threads, allowFallback });
-  return new Model(manifest, graph, tokenizer.file === null ? null : (files.get(tokenizer.file) as Uint8Array));
+  const document = tokenizer.file === null ? null : (files.get(tokenizer.file) as Uint8Array);
+  return new Model(manifest, graph, document, options.tokenizers);
 }
 
 /** The graph as it is stored, or with float weights in the place of integers. */

@@ -6,7 +6,7 @@ import type { Graph } from "./opening.js";
 import { type GenerationOptions, type ResolvedOptions, resolveOptions } from "./options.js";
 import { Session } from "./session.js";
 import { streamText, type TextOptions, TextStream } from "./text.js";
-import { encodeText, loadTokenizer, type Tokenizer } from "./tokenizer.js";
+import { encodeText, loadTokenizer, type Tokenizer, type TokenizersModule } from "./tokenizer.js";
 
 /** A loaded bundle; made by `load`. Any number of its sessions may be in use side by side. */
 export class Model {
@@ -23,6 +23,7 @@ export class Model {
     readonly manifest: Manifest,
     readonly graph: Graph,
     document: Uint8Array | null,
+    readonly tokenizers?: TokenizersModule,
   ) {
     this.vocabSize = manifest.model.vocabSize as number;
     this.chunk = manifest.graph.chunk;
@@ -50,7 +51,7 @@ export class Model {
     if (kind === "none") {
       throw new InputError("expected a bundle with a tokenizer, got one without; pass token ids to session.generate");
     }
-    this.#tokenizer ??= loadTokenizer(kind, this.#document);
+    this.#tokenizer ??= loadTokenizer(kind, this.#document, this.tokenizers);
     return this.#tokenizer;
   }
 

@@ -51,7 +51,8 @@ export async function openGraph(
   try {
     inference = await ort.InferenceSession.create(source.graph, sessionOptions(manifest, source, options));
   } catch (error) {
-    const hint = options.provider === "webgpu" ? "try another provider, or allowFallback" : "export the bundle again";
+    if (String(error).includes("fallback to CPU EP")) throw notWhole(error);
+    const hint = options.provider === "webgpu" ? "try another provider" : "export the bundle again";
     throw new BundleError(
       `expected a graph that onnxruntime ${versionOf(ort)} loads on ${options.provider}, got ${reason(error)}; ${hint}`,
       { cause: error },
@@ -59,6 +60,14 @@ export async function openGraph(
   }
   checkGraph(inference, manifest);
   return new Graph(ort, inference, manifest, options.provider);
+}
+
+/** A provider takes the nodes that it can and leaves the others to the CPU: then every token crosses from one to the other. */
+function notWhole(cause: unknown): BundleError {
+  return new BundleError(
+    "expected all of the graph on webgpu, got nodes left to the CPU; export for the target web, or pass allowFallback",
+    { cause },
+  );
 }
 
 function sessionOptions(manifest: Manifest, source: GraphSource, options: OpeningOptions): Record<string, unknown> {

@@ -177,7 +177,11 @@ export function encodeText(
 }
 
 /** Make the tokenizer of this kind; BundleError for a damaged file, DependencyError without the library. */
-export async function loadTokenizer(kind: "byte" | "huggingface", content: Uint8Array | null): Promise<Tokenizer> {
+export async function loadTokenizer(
+  kind: "byte" | "huggingface",
+  content: Uint8Array | null,
+  tokenizers?: TokenizersModule,
+): Promise<Tokenizer> {
   if (kind === "byte") return new ByteTokenizer();
   const document = parseJson(content ?? "", NAME, "copy it again");
   if (!(document instanceof Map) || !(document.get("model") instanceof Map)) {
@@ -185,7 +189,7 @@ export async function loadTokenizer(kind: "byte" | "huggingface", content: Uint8
   }
   checkGrowth(document);
   checkKinds(document);
-  const Library = await importLibrary();
+  const { Tokenizer: Library } = tokenizers ?? (await importLibrary());
   try {
     return new HuggingFaceTokenizer(document, new Library(plain(document) as object, {}) as unknown as Library);
   } catch (error) {
@@ -196,9 +200,14 @@ export async function loadTokenizer(kind: "byte" | "huggingface", content: Uint8
   }
 }
 
-async function importLibrary(): Promise<new (document: object, config: object) => unknown> {
+/** The namespace of @huggingface/tokenizers. */
+export interface TokenizersModule {
+  readonly Tokenizer: new (document: object, config: object) => unknown;
+}
+
+async function importLibrary(): Promise<TokenizersModule> {
   try {
-    return (await import("@huggingface/tokenizers")).Tokenizer;
+    return await import("@huggingface/tokenizers");
   } catch (error) {
     throw new DependencyError(
       "expected the package @huggingface/tokenizers for this bundle's text, got none; npm install @huggingface/tokenizers",
