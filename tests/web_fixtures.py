@@ -40,7 +40,7 @@ from .system.test_malformed import MANIFESTS, TEXTS
 SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "shakespeare"
 # Checkpoint and options of export by the bundle's name.
 BUNDLES: dict[str, tuple[str, dict[str, Any]]] = {
-    "shipped-web": ("shipped", {"target": "web"}),
+    "shipped-web": ("shipped", {"target": "web", "chunk": 64}),
     "shipped-cpu": ("shipped", {}),
     "shipped-int8": ("shipped", {"quantize": "int8"}),
     "shipped-web-int4": ("shipped", {"target": "web", "quantize": "int4", "method": "rtn"}),
