@@ -32,7 +32,7 @@ async function visit(page) {
 const visits = { first: [], second: [] };
 for (let round = 0; round < ROUNDS; round++) {
   const profile = mkdtempSync(join(tmpdir(), "page-"));
-  const context = await chromium.launchPersistentContext(profile, { executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args });
+  const context = await chromium.launchPersistentContext(profile, { executablePath: process.env.XLSTM_EDGE_CHROMIUM ?? "/usr/bin/chromium", args });
   for (const kind of ["first", "second"]) {
     const page = await context.newPage();
     visits[kind].push(await visit(page));

@@ -1,5 +1,5 @@
 /**
- * The built page in headless Chromium: XLSTM_EDGE_PAGE names its folder, CHROMIUM the browser. With SCREENSHOTS, a folder, two
+ * The built page in headless Chromium: XLSTM_EDGE_PAGE names its folder, XLSTM_EDGE_CHROMIUM the browser. With SCREENSHOTS, a folder, two
  * pictures of it are written there.
  */
 
@@ -13,7 +13,7 @@ import { chromium } from "playwright-core";
 import { server } from "./serve.mjs";
 
 const FOLDER = process.env.XLSTM_EDGE_PAGE ?? new URL("../../build/web", import.meta.url).pathname;
-const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
+const CHROMIUM = process.env.XLSTM_EDGE_CHROMIUM ?? "/usr/bin/chromium";
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 // WebGPU without a GPU, and none of the browser's own requests.
 const FLAGS = `--headless=new --no-sandbox --no-first-run --disable-background-networking --disable-component-update
