@@ -822,6 +822,7 @@ static struct reader list(struct reader r, const char *key, uint32_t most) {
 /* ---- The manifest: manifest.py and manifest_sections.py say what each key means ---- */
 
 enum { SCHEMA = 5, LARGEST_MANIFEST = 8 << 20, MOST_NODES = 1 << 19, LARGEST_CHUNK = 4096, MOST_HEADS = 1 << 16, MOST_COMPILED = 32 };
+enum { LONGEST_ROW_NAME = 200 };
 enum { MOST_FILES = 64, MOST_BLOCKS = 1 << 14, MOST_TENSORS = 1 << 17, MOST_STOPS = 1024, MOST_AXES = 8, LARGEST_WINDOW = (1 << 20) - 1 };
 
 static const int64_t LARGEST_DIMENSION = (int64_t)1 << 31;
@@ -896,7 +897,7 @@ static int like_file(const char *text, size_t length) {
 }
 
 static int like_tensor(const char *text, size_t length) {
-    return length >= 1 && length <= 200 && letters(text, length, "._") == length;
+    return length >= 1 && length <= LONGEST_ROW_NAME && letters(text, length, "._") == length;
 }
 
 static size_t small_letters(const char *text) {
@@ -1073,7 +1074,7 @@ static void read_offset(struct row *row, struct reader r) {
     uint32_t count = offset.object ? offset.object->count : 0, i = 0;
     if (!count)
         return;
-    if (!ends_with(row->name, ".m") || row->rank < 1 || row->shape[row->rank - 1] != count)
+    if (!ends_with(row->name, ".m") || row->rank < 1 || row->shape[row->rank - 1] != count || row->splits != 1)
         refuse(r, "offset", "as many numbers as a stabilizer has", member(r, "offset"));
     row->offset = calloc(count, sizeof *row->offset);
     if (!row->offset)
@@ -1106,7 +1107,31 @@ static void read_row(struct row *row, struct reader r, int64_t *bytes) {
     row->size = (size_t)size;
 }
 
-/* Names once, and every start value 0, but for the stabilizer of a cell that has an output y. */
+/* Of a row X.C, X.n, X.m or X.y: the one of the same block with another letter; NULL if there is none. */
+static const struct row *row_beside(const struct manifest *m, struct slice *sorted, const struct row *row, char letter) {
+    char name[LONGEST_ROW_NAME + 1];
+    size_t length = strlen(row->name);
+    if (length < 2 || row->name[length - 2] != '.' || !strchr("Cnmy", row->name[length - 1]))
+        return NULL;
+    memcpy(name, row->name, length);
+    name[length - 1] = letter;
+    struct slice *found = find_slice(sorted, m->row_count, name, length);
+    return found ? &m->rows[found->place] : NULL;
+}
+
+static int has_shape(const struct row *row, int rank, int64_t first, int64_t second, int64_t third) {
+    return row->rank == rank && row->shape[0] == first && row->shape[1] == second && (rank < 3 || row->shape[2] == third);
+}
+
+/* Whether C (H, dk, dv), n (H, dk, 1) and m (1, H) of a block are one matrix memory; m may be missing. */
+static int is_memory(const struct manifest *m, struct slice *sorted, const struct row *c) {
+    const struct row *n = row_beside(m, sorted, c, 'n'), *stabilizer = row_beside(m, sorted, c, 'm');
+    return c->rank == 3 && n && has_shape(n, 3, c->shape[0], c->shape[1], 1) &&
+           (!stabilizer || has_shape(stabilizer, 2, 1, c->shape[0], 0));
+}
+
+/* Names once and none that snapshots give to what belongs to a tensor, memories whose rows agree, and every start value 0, but
+   for the stabilizer of a cell that has an output y. */
 static void check_rows(struct manifest *m, struct reader r) {
     struct slice *names = malloc((m->row_count + 1) * sizeof *names);
     if (!names) {
@@ -1114,19 +1139,16 @@ static void check_rows(struct manifest *m, struct reader r) {
         return;
     }
     for (size_t i = 0; i < m->row_count; i++)
-        names[i] = (struct slice){m->rows[i].name, strlen(m->rows[i].name), 0};
+        names[i] = (struct slice){m->rows[i].name, strlen(m->rows[i].name), i};
     if (has_twins(names, m->row_count))
         refuse(r, "tensors", "tensors of distinct names", NULL);
     for (size_t i = 0; i < m->row_count && !r.d->failed; i++) {
         const struct row *row = &m->rows[i];
-        size_t length = strlen(row->name);
-        char cell[208];
-        int is_slstm = ends_with(row->name, ".m");
-        if (is_slstm) {
-            memcpy(cell, row->name, length - 1);
-            cell[length - 1] = 'y';
-            is_slstm = find_slice(names, m->row_count, cell, length) != NULL;
-        }
+        int is_slstm = ends_with(row->name, ".m") && row_beside(m, names, row, 'y');
+        if (ends_with(row->name, ".scale") || ends_with(row->name, ".offset"))
+            refuse(r, row->name, "a name without the end .scale or .offset", NULL);
+        if (ends_with(row->name, ".C") && !is_memory(m, names, row))
+            refuse(r, row->name, "3 axes with .n and .m of its heads", NULL);
         if (is_slstm ? row->initial != SLSTM_INITIAL_M && row->initial != SMALL_INITIAL_M : row->initial != 0)
             refuse(r, row->name, is_slstm ? "-1e30 at first" : "0 at first", NULL);
     }
@@ -2388,15 +2410,10 @@ static struct slice *entry_of(struct snapshot *s, const struct stored *stored) {
     return find_slice(s->names, s->name_count, name, length);
 }
 
-/* Of the row of a matrix memory, .C, .n or .m: the one of the same block with another letter; NULL if there is none. */
-static const struct row *row_beside(struct snapshot *s, const struct row *row, char letter) {
-    char name[LONGEST_STORED_NAME];
-    size_t length = (size_t)sprintf(name, "%s", row->name);
-    if (length < 2 || name[length - 2] != '.' || !strchr("Cnm", name[length - 1]))
-        return NULL;
-    name[length - 1] = letter;
-    struct slice *found = find_slice(s->rows, s->model->manifest.row_count, name, length);
-    return found ? &s->model->manifest.rows[found->place] : NULL;
+/* Of a row of a matrix memory: its row of this letter; NULL where there is none, as of an sLSTM cell. */
+static const struct row *memory_row(struct snapshot *s, const struct row *row, char letter) {
+    const struct manifest *m = &s->model->manifest;
+    return !ends_with(row->name, ".y") && row_beside(m, s->rows, row, 'C') ? row_beside(m, s->rows, row, letter) : NULL;
 }
 
 static void add_tensor(struct snapshot *s, const struct row *row, enum role role, int is_half) {
@@ -2412,15 +2429,15 @@ static int list_tensors(struct snapshot *s, int is_half, int is_other) {
     for (size_t i = 0; i < m->row_count; i++) {
         const struct row *row = &m->rows[i];
         struct stored offset = {row, OFFSET, 0, 0, 0, NULL}, lost_offset = {row, LOST_OFFSET, 0, 0, 0, NULL};
-        int is_memory = is_other && row_beside(s, row, 'C'), scaled = is_half && ends_with(row->name, ".C") && row->rank == 3;
-        if (is_memory && ends_with(row->name, ".m"))
+        int in_memory = is_other && memory_row(s, row, 'C'), scaled = is_half && ends_with(row->name, ".C");
+        if (in_memory && ends_with(row->name, ".m"))
             continue;
         add_tensor(s, row, WHOLE, scaled);
         if (scaled)
             add_tensor(s, row, SCALE, 0);
         if (ends_with(row->name, ".m") && row->rank && entry_of(s, &offset))
             add_tensor(s, row, OFFSET, 0);
-        if (is_memory && ends_with(row->name, ".n") && row->rank == 3 && !row_beside(s, row, 'm')) {
+        if (in_memory && ends_with(row->name, ".n") && !memory_row(s, row, 'm')) {
             add_tensor(s, row, LOST, 0);
             if (entry_of(s, &lost_offset))
                 add_tensor(s, row, LOST_OFFSET, 0);
@@ -2536,7 +2553,7 @@ static float head_exponent(const struct snapshot *s, const struct row *n, size_t
 /* A row as users see it, without what the graph holds less of it; `whole` has room for it. */
 static void fill_row(struct snapshot *s, const struct row *row, int is_other, float *whole) {
     const float *numbers = numbers_of(s, row, WHOLE), *offset = numbers_of(s, row, OFFSET);
-    const struct row *n = is_other && row_beside(s, row, 'C') ? row_beside(s, row, 'n') : NULL;
+    const struct row *n = is_other ? memory_row(s, row, 'n') : NULL;
     size_t last = row->rank ? (size_t)row->shape[row->rank - 1] : 1;
     if (!numbers) { /* a stabilizer that the file has not */
         for (size_t i = 0; i < row->size; i++)
@@ -2572,22 +2589,9 @@ static int hold_row(struct snapshot *s, const struct row *row, int is_other, flo
     return XE_OK;
 }
 
-/* Heads of C, n and m must agree where one is made of the other; a table in which they do not is no model's. */
-static int check_memories(struct snapshot *s) {
-    const struct manifest *m = &s->model->manifest;
-    for (size_t i = 0; i < m->row_count; i++) {
-        const struct row *row = &m->rows[i], *n = row_beside(s, row, 'C') ? row_beside(s, row, 'n') : NULL;
-        int is_m = ends_with(row->name, ".m");
-        if (row_beside(s, row, 'C') && (!n || n->rank != 3 || row->rank < 1 || (is_m ? (int64_t)row->size : row->shape[0]) != n->shape[0]))
-            return bad_snapshot(s, "memories of one number of heads", "others in this bundle's table");
-    }
-    return XE_OK;
-}
-
 static int read_state_data(struct snapshot *s, int is_other, float *state, float *whole) {
     const struct manifest *m = &s->model->manifest;
-    int code = is_other ? check_memories(s) : XE_OK;
-    code = code ? code : read_tensors(s);
+    int code = read_tensors(s);
     for (size_t i = 0; i < m->row_count && !code; i++) {
         code = hold_row(s, &m->rows[i], is_other, whole);
         if (!code)
