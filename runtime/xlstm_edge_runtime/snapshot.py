@@ -175,7 +175,7 @@ def _tensors(table: StateTable, dtype: str, given: Collection[str]) -> dict[str,
                 tensors[row.name] = _Tensor("F16", (1, *row.shape))
                 tensors[row.name + SCALE] = _Tensor("F32", (1, row.shape[0]))
     for row in table:
-        if row.name.endswith(STABILIZER) and row.name + OFFSET in given:
+        if row.shape and row.name.endswith(STABILIZER) and row.name + OFFSET in given:
             tensors[row.name + OFFSET] = _Tensor("F32", (1, row.shape[-1]))
     return tensors
 

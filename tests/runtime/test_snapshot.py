@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 import xlstm_edge_runtime as xr
 from xlstm_edge_runtime.snapshot import read_snapshot, write_snapshot
+from xlstm_edge_runtime.state import StateSpec, StateTable
 
 from ..conftest import BY_NAME
 from ..oracles.cases import Case
@@ -360,3 +361,11 @@ def test_infinity_in_the_other_form_is_refused_without_a_warning(
     with_data(path, "blocks.0.n", b"\0\0\x80\x7f")
     with pytest.raises(xr.StateError, match="expected a finite state"):
         accelerated.session().load(path)
+
+
+def test_an_offset_of_a_stabilizer_without_axes_has_no_place(tmp_path: Path) -> None:
+    table, path = StateTable([StateSpec("a.m", ())]), tmp_path / "state"
+    write_snapshot(path, table.initial(), table, source="", tokens=0)
+    resave(path, lambda tensors, _: tensors.__setitem__("a.m.offset", np.zeros((1, 1), np.float32)))
+    with pytest.raises(xr.StateError, match=r"a difference at 'a\.m\.offset'"):
+        read_snapshot(path, table, source="")
