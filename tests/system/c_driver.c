@@ -195,6 +195,53 @@ static void show_logits(void) {
     printf("\n");
 }
 
+/* Ids from the last call's logits on, by the sampler, and why they ended. */
+static void generate(char *words) {
+    size_t count, most = (size_t)strtoul(words, NULL, 10), stops;
+    const int64_t *stop = xe_stop_ids(model, &stops);
+    int code = XE_OK;
+    printf("0\t");
+    for (count = 0; count < most && !code; count++) {
+        int64_t id = -1;
+        code = xe_sample(sampler, logits, &id);
+        for (size_t i = 0; i < stops; i++)
+            if (!code && stop[i] == id) {
+                printf("eos\n");
+                return;
+            }
+        code = code ? code : xe_step(session, id, &logits);
+        printf("%lld ", (long long)id);
+    }
+    printf("%s\n", code ? xe_error() : "length");
+}
+
+/* The bundle's defaults, in the words of `sampler`. */
+static void defaults(void) {
+    xe_sampling o;
+    xe_sampling_defaults(model, &o);
+    printf("0\ttemperature=%.17g top_k=%lld top_p=%.17g min_p=%.17g repetition_penalty=%.17g penalty_window=%lld\n", o.temperature,
+           (long long)o.top_k, o.top_p, o.min_p, o.repetition_penalty, (long long)o.penalty_window);
+}
+
+/* weight() of doubles as %a writes them. */
+static void show_weights(char *words) {
+    printf("0\t");
+    for (char *word = strtok(words, " "); word; word = strtok(NULL, " "))
+        printf("%llu ", (unsigned long long)weight(strtod(word, NULL)));
+    printf("\n");
+}
+
+/* SEED, then limits: a random number below each; 0: the number itself. */
+static void show_random(char *words) {
+    uint64_t state = strtoull(strtok(words, " "), NULL, 10);
+    printf("0\t");
+    for (char *word = strtok(NULL, " "); word; word = strtok(NULL, " ")) {
+        uint64_t limit = strtoull(word, NULL, 10), number = next_random(&state);
+        printf("%llu ", (unsigned long long)(limit ? high_product(number, limit) : number));
+    }
+    printf("\n");
+}
+
 /* Allocations of so many steps, samples and decoded ids. */
 static void count_allocations(char *words) {
     long steps = strtol(words, NULL, 10);
@@ -230,6 +277,10 @@ static void obey(const char *command, char *rest) {
         golden(rest);
     else if (!strcmp(command, "sample_file"))
         sample_file(rest);
+    else if (!strcmp(command, "weights"))
+        show_weights(rest);
+    else if (!strcmp(command, "random"))
+        show_random(rest);
     else if (!session)
         printf("9\tno session\n");
     else if (!strcmp(command, "prefill"))
@@ -244,6 +295,10 @@ static void obey(const char *command, char *rest) {
         answer(xe_restore(session, rest));
     else if (!strcmp(command, "tokens"))
         printf("0\t%llu\n", (unsigned long long)xe_tokens(session));
+    else if (!strcmp(command, "generate"))
+        generate(rest);
+    else if (!strcmp(command, "defaults"))
+        defaults();
     else if (!strcmp(command, "decode"))
         decode(read_ids(rest));
     else if (!strcmp(command, "allocations"))
