@@ -4,30 +4,61 @@
 #define _DEFAULT_SOURCE 1
 #define _DARWIN_C_SOURCE
 #define _FILE_OFFSET_BITS 64
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
-static size_t allocations; /* by the runtime's own code */
+static size_t allocations, starving; /* by the runtime's own code; 1: the next one fails, 2: the one after it */
+
+static int is_refused(void) {
+    allocations++;
+    if (!starving || --starving)
+        return 0;
+    errno = ENOMEM;
+    return 1;
+}
 
 static void *counted_malloc(size_t size) {
-    allocations++;
-    return malloc(size);
+    return is_refused() ? NULL : malloc(size);
 }
 
 static void *counted_calloc(size_t count, size_t size) {
-    allocations++;
-    return calloc(count, size);
+    return is_refused() ? NULL : calloc(count, size);
 }
 
 static void *counted_realloc(void *old, size_t size) {
-    allocations++;
-    return realloc(old, size);
+    return is_refused() ? NULL : realloc(old, size);
 }
 
+static int counted_memalign(void **block, size_t alignment, size_t size) {
+    return is_refused() ? ENOMEM : posix_memalign(block, alignment, size);
+}
+
+static size_t sweeping; /* so many new files are gone before they are locked */
+
+static int swept_flock(int file, int how) {
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = sweeping ? readlink(link, path, sizeof path - 1) : -1;
+    if (length > 0 && sweeping--) {
+        path[length] = 0;
+        unlink(path);
+    }
+    return flock(file, how);
+}
+
+#define flock swept_flock
+#define posix_memalign counted_memalign
 #define malloc counted_malloc
 #define calloc counted_calloc
 #define realloc counted_realloc
 #include "xlstm_edge.c"
+#undef flock
+#undef posix_memalign
 #undef malloc
 #undef calloc
 #undef realloc
@@ -174,7 +205,7 @@ static void decode(size_t count) {
             return;
         }
     }
-    printf("0\t");
+    printf("0\t"); /* nothing allocates from here on */
     for (size_t i = 0; i < count; i++) {
         const char *bytes = "";
         size_t size = 0;
@@ -277,7 +308,14 @@ static void obey(const char *command, char *rest) {
         golden(rest);
     else if (!strcmp(command, "sample_file"))
         sample_file(rest);
-    else if (!strcmp(command, "weights"))
+    else if (!strcmp(command, "sweep")) {
+        sweeping = strtoul(rest, NULL, 10);
+        printf("0\t\n");
+    } else if (!strcmp(command, "starve")) { /* N; the answer: whether the last one's allocation was reached */
+        size_t before = starving;
+        starving = strtoul(rest, NULL, 10);
+        printf("0\t%d\n", !before);
+    } else if (!strcmp(command, "weights"))
         show_weights(rest);
     else if (!strcmp(command, "random"))
         show_random(rest);
@@ -308,6 +346,7 @@ static void obey(const char *command, char *rest) {
 }
 
 int main(void) {
+    setlocale(LC_ALL, ""); /* as apps do */
     static char line[LONGEST_LINE];
     while (fgets(line, sizeof line, stdin)) {
         line[strcspn(line, "\n")] = 0;
