@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from ..conformance import FOLDER
 from ..conformance.edits import edited_text
 from .test_c_runtime import CODES, Driver, ids_text, programs, pytestmark, sampler_words, sanitized
-from .test_conformance import BUNDLES, CHECKS, ERRORS, Case, changed_bundles, changed_snapshots, near
+from .test_conformance import BUNDLES, CHECKS, ERRORS, Case, changed_bundles, changed_snapshots, loaded, near, verdict
 
 __all__ = ["programs", "pytestmark", "sanitized"]  # fixtures, and where there is no compiler
 NAMES = {code: name for code, kind in CODES.items() for name, error in ERRORS.items() if error is kind} | {0: None}
@@ -131,6 +132,52 @@ def test_changed_snapshots(sanitized: Driver, tmp_path: Path) -> None:
     for case in changed_snapshots(tmp_path / "state"):
         assert case["bundle"] == "capped"
         assert NAMES[sanitized.refused("restore", tmp_path / "state")] == case["error"], case
+
+
+# The C library's expf and logf may end in another bit than NumPy's; an exponent of 88 makes 8e-6 of the number of that.
+OTHER_FORM = 2e-5
+SIZES = (1e-40, 1e-38, 1e-20, 1e-3, 1.0, 10.0, 100.0, 1e5, 1e20, 1e37, 2e38)
+
+
+def random_state(rng: np.random.Generator, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Numbers of any size in some of the tensors, and now and then one that is none."""
+    made = {}
+    for name, array in tensors.items():
+        with np.errstate(all="ignore"):  # beyond float16, as scales may bring it back
+            numbers = (rng.standard_normal(array.shape) * rng.choice(SIZES)).astype(array.dtype)
+        made[name] = numbers if rng.random() < 0.7 else array.copy()
+        if rng.random() < 0.03:
+            made[name].flat[0] = rng.choice([np.nan, np.inf, -np.inf, 0])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("writer", "reader"),
+    [("capped", "static"), ("static", "capped"), ("static", "static"), ("mixed", "web"), ("stabilized", "stabilized")],
+)
+def test_random_states_are_judged_and_converted_as_in_python(
+    writer: str, reader: str, sanitized: Driver, tmp_path: Path
+) -> None:
+    session, taken = loaded(reader).session(), 0
+    load(sanitized, reader)
+    for number in range(100):
+        stored = FOLDER / f"snapshots/{writer}-{('float32', 'float16')[number % 2]}.safetensors"
+        with safe_open(stored, "np") as file:
+            metadata = file.metadata()
+        save_file(random_state(np.random.default_rng(number), load_file(stored)), tmp_path / "state", metadata)
+        expected = verdict(lambda: session.load(tmp_path / "state"))
+        assert NAMES[sanitized.refused("restore", tmp_path / "state")] == expected, number
+        if expected is not None:
+            continue
+        taken += 1
+        session.save(tmp_path / "python")
+        sanitized.ok("save", tmp_path / "c")
+        if {writer, reader} != {"capped", "static"}:
+            assert (tmp_path / "python").read_bytes() == (tmp_path / "c").read_bytes(), number
+        ours, theirs = load_file(tmp_path / "python"), load_file(tmp_path / "c")
+        for name, array in ours.items():
+            np.testing.assert_allclose(theirs[name], array, rtol=OTHER_FORM, atol=1e-37, err_msg=f"{number} {name}")
+    assert 40 <= taken <= 90
 
 
 def test_a_graph_beside_one_for_prompts_reads_any_prompt_token_by_token(sanitized: Driver) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from xlstm_edge_runtime import exact_math, manifest_sections, snapshot, state
+from xlstm_edge_runtime import exact_math, graph_file, manifest_sections, snapshot, state
 from xlstm_edge_runtime.layout import COMPILED
 from xlstm_edge_runtime.manifest import FORMAT, SCHEMA, SECTIONS
 from xlstm_edge_runtime.options import GenerationOptions
 from xlstm_edge_runtime.sampling import SamplingOptions
+from xlstm_edge_runtime.vectors import base_of, positions_of
 
 from ..command import ROOT
 from ..conformance import FOLDER
@@ -45,6 +46,11 @@ def test_every_closed_set_is_on_the_page(words: str) -> None:
     assert {*getattr(manifest_sections, words)} <= CODE
 
 
+def test_every_operator_is_on_the_page() -> None:
+    listed = PAGE[PAGE.index("**Operators**") : PAGE.index("**vectors.json**")]
+    assert set(re.findall(r"`(\w+)`", listed)) == graph_file.OPERATORS | graph_file.REWRITTEN
+
+
 def test_every_option_is_on_the_page() -> None:
     options = {field.name for kind in (SamplingOptions, GenerationOptions) for field in dataclasses.fields(kind)}
     assert options <= CODE
@@ -72,3 +78,11 @@ def test_the_sampler_s_numbers_are_on_the_page() -> None:
         "at most 32 forms",
     ):
         assert bounds in PAGE
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 9, 64, 128, 4096])
+def test_the_positions_of_vectors_are_as_the_page_has_them(chunk: int) -> None:
+    assert "is 0, 2, b/2 - 1 (rounded down first), b - 1, 2b - 1, 2b + 8" in " ".join(PAGE.split())
+    b = min(max(chunk, 8), 128)
+    assert base_of(chunk) == b
+    assert positions_of(chunk) == (0, 2, b // 2 - 1, b - 1, 2 * b - 1, 2 * b + 8)
