@@ -132,7 +132,7 @@ def decode_cases(folder: Path) -> list[Case]:
         last = tokenizer.vocab_size + 3
         runs = [tokenizer.encode(text) for text in TEXTS[:8]]
         runs += [[rng.randrange(last) for _ in range(20)] for _ in range(6)]
-        runs += [tokenizer.encode("é")[:1], [last, 0, last], []]
+        runs += [tokenizer.encode("é")[:1], tokenizer.encode("\ufeffa"), [last, 0, last], []]
         for ids in runs:
             for prompt in ([], tokenizer.encode("the cat")):
                 stream = tokenizer.stream(prompt)
