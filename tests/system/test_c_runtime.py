@@ -290,6 +290,26 @@ def test_bytes_of_ids(driver: Driver, shipped_bundle: Path) -> None:
     assert text == model.tokenizer.decode([int(i) for i in ids])
 
 
+def test_threads_that_share_a_model(tmp_path: Path) -> None:
+    """And the file of their snapshots; a sanitizer watches what they touch."""
+    words = [
+        "-O1",
+        "-g",
+        "-fsanitize=thread",
+        "-pthread",
+        SOURCE / "xlstm_edge.c",
+        Path(__file__).with_name("c_threads.c"),
+    ]
+    program = build(COMPILERS[0], tmp_path / "threads", *words)
+    (tmp_path / "states").mkdir()
+    line = [program, CONFORMANCE / "bundles" / "mixed", LIBRARIES[0], tmp_path / "states"]
+    result = subprocess.run(line, capture_output=True, text=True, check=False)
+    if "unexpected memory mapping" in result.stderr:
+        pytest.skip("this kernel places programs where an older ThreadSanitizer cannot be")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [path.name for path in (tmp_path / "states").iterdir()] == ["state"]
+
+
 def change_tokenizer(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     edit_json(bundle / "tokenizer.json", change)
     entry = file_entry(bundle / "tokenizer.json")
