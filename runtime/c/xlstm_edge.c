@@ -25,6 +25,9 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __APPLE__
+#include <xlocale.h>
+#endif
 
 #if defined(__FAST_MATH__) || (defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0)
 #error "expected arithmetic as IEEE 754 has it; build without -ffast-math, and with SSE2 on x86"
@@ -82,6 +85,18 @@ static const char *path_shown(struct quote *quote, const char *path) {
     return quoted(quote, length > LONGEST_SHOWN ? path + length - LONGEST_SHOWN : path,
                   length > LONGEST_SHOWN ? LONGEST_SHOWN : length);
 }
+
+/* What an errno says, in this thread's own text: strerror may share one between threads. */
+static const char *errno_shown(int number) {
+    static __thread char told[128];
+    return strerror_r(number, told, sizeof told) ? "an error of the system" : told;
+}
+
+/* A reason why a file was not read that is no fault of the file. */
+static const char NO_MEMORY[] = "no memory";
+
+/* The code of a failure to read a file: `code` in one sentence, or for lack of memory that. */
+#define FAIL_FOR(reason, code, ...) ((reason) == NO_MEMORY ? no_memory() : fail(code, __VA_ARGS__))
 
 /* ---- Sorting: heapsort, for what somebody else's file holds has no bad order ---- */
 
@@ -233,7 +248,7 @@ static int open_regular(const char *path, const char **reason) {
     struct stat found;
     int file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (file < 0) {
-        *reason = strerror(errno);
+        *reason = errno_shown(errno);
         return -1;
     }
     if (fstat(file, &found) || !S_ISREG(found.st_mode)) {
@@ -275,7 +290,7 @@ static char *read_whole(const char *path, uint64_t most, size_t *size, const cha
     if (found < 0 || (uint64_t)found > most)
         *reason = "a file that is too large";
     else if (!(bytes = malloc((size_t)found + 1)))
-        *reason = "no memory";
+        *reason = NO_MEMORY;
     else if (!read_exactly(file, bytes, (size_t)found, 0)) {
         *reason = "a file that cannot be read";
         free(bytes);
@@ -324,7 +339,7 @@ static int is_cache_link(const char *folder, const char *path) {
 static int64_t size_inside(const char *folder, const char *path, const char **reason) {
     struct stat found;
     if (lstat(path, &found)) {
-        *reason = strerror(errno);
+        *reason = errno_shown(errno);
         return -1;
     }
     if (S_ISLNK(found.st_mode) && (!is_cache_link(folder, path) || stat(path, &found))) {
@@ -346,14 +361,14 @@ static int hash_file(const char *path, char hex[65], const char **reason) {
     int file = open_regular(path, reason);
     char *block = file < 0 ? NULL : malloc(BLOCK);
     if (file >= 0 && !block)
-        *reason = "no memory";
+        *reason = NO_MEMORY;
     if (block) {
         sha256_begin(&hash);
         while ((got = read(file, block, BLOCK)) > 0)
             sha256_add(&hash, block, (size_t)got);
         sha256_end(&hash, hex);
         if (got < 0)
-            *reason = strerror(errno);
+            *reason = errno_shown(errno);
     }
     if (file >= 0)
         close(file);
@@ -392,6 +407,8 @@ static uint32_t json_node(struct document *d) {
     if (d->used == d->room) {
         uint32_t room = d->room ? 2 * d->room : 256;
         struct node *nodes = room > d->most ? NULL : realloc(d->nodes, room * sizeof *nodes);
+        if (!nodes && room <= d->most)
+            d->failed = no_memory();
         if (!nodes)
             return 0;
         d->nodes = nodes;
@@ -495,21 +512,16 @@ static char *digits_from(char *at, const char *end) {
     return at;
 }
 
-/* The value of a literal, whatever the locale takes for a decimal point. */
-static double literal_value(char *begin, char *end, char *point) {
+static double literal_value(char *begin, char *end) {
     char behind = *end;
     *end = 0;
-    if (point)
-        *point = *localeconv()->decimal_point;
     double value = strtod(begin, NULL);
-    if (point)
-        *point = '.';
     *end = behind;
     return value;
 }
 
 static int json_number(struct document *d, struct node *node) {
-    char *begin = d->at, *digits = begin + (*begin == '-'), *at = digits_from(digits, d->end), *point = NULL;
+    char *begin = d->at, *digits = begin + (*begin == '-'), *at = digits_from(digits, d->end);
     if (at == digits || (*digits == '0' && at - digits > 1))
         return 0;
     node->kind = JSON_INTEGER;
@@ -519,10 +531,10 @@ static int json_number(struct document *d, struct node *node) {
     }
     node->integer = *begin == '-' ? -node->integer : node->integer;
     if (at < d->end && *at == '.') {
-        point = at;
+        char *fraction = at + 1;
         node->kind = JSON_FLOAT;
-        at = digits_from(point + 1, d->end);
-        if (at == point + 1)
+        at = digits_from(fraction, d->end);
+        if (at == fraction)
             return 0;
     }
     if (at < d->end && (*at == 'e' || *at == 'E')) {
@@ -534,7 +546,7 @@ static int json_number(struct document *d, struct node *node) {
     }
     if (node->kind == JSON_INTEGER && at - digits > MOST_DIGITS)
         return 0;
-    node->number = literal_value(begin, at, point);
+    node->number = literal_value(begin, at);
     node->text = begin;
     node->length = (size_t)(at - begin);
     d->at = at;
@@ -546,8 +558,10 @@ static int has_keys_twice(struct document *d, uint32_t object) {
     if (count < 2)
         return 0;
     struct slice *keys = malloc(count * sizeof *keys);
-    if (!keys)
+    if (!keys) {
+        d->failed = no_memory();
         return 1;
+    }
     for (uint32_t n = d->nodes[object].first; n; n = d->nodes[n].next, i++)
         keys[i] = (struct slice){d->nodes[n].key, d->nodes[n].key_length, 0};
     int twice = has_twins(keys, count);
@@ -644,9 +658,17 @@ static int is_utf8(const char *text, size_t size) {
 static int parse_document(struct document *d, size_t size) {
     d->at = d->bytes;
     d->end = d->bytes + size;
+    locale_t plain = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0), before; /* strtod then takes a point for a point */
+    if (!plain)
+        return d->failed = no_memory();
+    before = uselocale(plain);
     uint32_t root = is_utf8(d->bytes, size) ? json_value(d, DEEPEST) : 0;
+    uselocale(before);
+    freelocale(plain);
     if (root)
         json_space(d);
+    if (d->failed)
+        return d->failed;
     if (!root || d->at != d->end)
         return d->failed = fail(d->code, "expected %s to be JSON, got something else; %s", d->name, d->advice);
     return XE_OK;
@@ -822,6 +844,7 @@ static struct reader list(struct reader r, const char *key, uint32_t most) {
 /* ---- The manifest: manifest.py and manifest_sections.py say what each key means ---- */
 
 enum { SCHEMA = 5, LARGEST_MANIFEST = 8 << 20, MOST_NODES = 1 << 19, LARGEST_CHUNK = 4096, MOST_HEADS = 1 << 16, MOST_COMPILED = 32 };
+enum { LONGEST_ROW_NAME = 200 };
 enum { MOST_FILES = 64, MOST_BLOCKS = 1 << 14, MOST_TENSORS = 1 << 17, MOST_STOPS = 1024, MOST_AXES = 8, LARGEST_WINDOW = (1 << 20) - 1 };
 
 static const int64_t LARGEST_DIMENSION = (int64_t)1 << 31;
@@ -896,7 +919,7 @@ static int like_file(const char *text, size_t length) {
 }
 
 static int like_tensor(const char *text, size_t length) {
-    return length >= 1 && length <= 200 && letters(text, length, "._") == length;
+    return length >= 1 && length <= LONGEST_ROW_NAME && letters(text, length, "._") == length;
 }
 
 static size_t small_letters(const char *text) {
@@ -1073,7 +1096,7 @@ static void read_offset(struct row *row, struct reader r) {
     uint32_t count = offset.object ? offset.object->count : 0, i = 0;
     if (!count)
         return;
-    if (!ends_with(row->name, ".m") || row->rank < 1 || row->shape[row->rank - 1] != count)
+    if (!ends_with(row->name, ".m") || row->rank < 1 || row->shape[row->rank - 1] != count || row->splits != 1)
         refuse(r, "offset", "as many numbers as a stabilizer has", member(r, "offset"));
     row->offset = calloc(count, sizeof *row->offset);
     if (!row->offset)
@@ -1106,7 +1129,31 @@ static void read_row(struct row *row, struct reader r, int64_t *bytes) {
     row->size = (size_t)size;
 }
 
-/* Names once, and every start value 0, but for the stabilizer of a cell that has an output y. */
+/* Of a row X.C, X.n, X.m or X.y: the one of the same block with another letter; NULL if there is none. */
+static const struct row *row_beside(const struct manifest *m, struct slice *sorted, const struct row *row, char letter) {
+    char name[LONGEST_ROW_NAME + 1];
+    size_t length = strlen(row->name);
+    if (length < 2 || row->name[length - 2] != '.' || !strchr("Cnmy", row->name[length - 1]))
+        return NULL;
+    memcpy(name, row->name, length);
+    name[length - 1] = letter;
+    struct slice *found = find_slice(sorted, m->row_count, name, length);
+    return found ? &m->rows[found->place] : NULL;
+}
+
+static int has_shape(const struct row *row, int rank, int64_t first, int64_t second, int64_t third) {
+    return row->rank == rank && row->shape[0] == first && row->shape[1] == second && (rank < 3 || row->shape[2] == third);
+}
+
+/* Whether C (H, dk, dv), n (H, dk, 1) and m (1, H) of a block are one matrix memory; m may be missing. */
+static int is_memory(const struct manifest *m, struct slice *sorted, const struct row *c) {
+    const struct row *n = row_beside(m, sorted, c, 'n'), *stabilizer = row_beside(m, sorted, c, 'm');
+    return c->rank == 3 && n && has_shape(n, 3, c->shape[0], c->shape[1], 1) &&
+           (!stabilizer || has_shape(stabilizer, 2, 1, c->shape[0], 0));
+}
+
+/* Names once and none that snapshots give to what belongs to a tensor, memories whose rows agree, and every start value 0, but
+   for the stabilizer of a cell that has an output y. */
 static void check_rows(struct manifest *m, struct reader r) {
     struct slice *names = malloc((m->row_count + 1) * sizeof *names);
     if (!names) {
@@ -1114,19 +1161,16 @@ static void check_rows(struct manifest *m, struct reader r) {
         return;
     }
     for (size_t i = 0; i < m->row_count; i++)
-        names[i] = (struct slice){m->rows[i].name, strlen(m->rows[i].name), 0};
+        names[i] = (struct slice){m->rows[i].name, strlen(m->rows[i].name), i};
     if (has_twins(names, m->row_count))
         refuse(r, "tensors", "tensors of distinct names", NULL);
     for (size_t i = 0; i < m->row_count && !r.d->failed; i++) {
         const struct row *row = &m->rows[i];
-        size_t length = strlen(row->name);
-        char cell[208];
-        int is_slstm = ends_with(row->name, ".m");
-        if (is_slstm) {
-            memcpy(cell, row->name, length - 1);
-            cell[length - 1] = 'y';
-            is_slstm = find_slice(names, m->row_count, cell, length) != NULL;
-        }
+        int is_slstm = ends_with(row->name, ".m") && row_beside(m, names, row, 'y');
+        if (ends_with(row->name, ".scale") || ends_with(row->name, ".offset"))
+            refuse(r, row->name, "a name without the end .scale or .offset", NULL);
+        if (ends_with(row->name, ".C") && !is_memory(m, names, row))
+            refuse(r, row->name, "3 axes with .n and .m of its heads", NULL);
         if (is_slstm ? row->initial != SLSTM_INITIAL_M && row->initial != SMALL_INITIAL_M : row->initial != 0)
             refuse(r, row->name, is_slstm ? "-1e30 at first" : "0 at first", NULL);
     }
@@ -1255,8 +1299,8 @@ static int read_manifest(struct manifest *m, const char *folder) {
         bytes = read_whole(path, LARGEST_MANIFEST, &size, &reason);
     free(path);
     if (!bytes)
-        return fail(XE_BUNDLE, "expected a bundle folder with manifest.json at %s, got %s; check the path",
-                    path_shown(&quote, folder), reason);
+        return FAIL_FOR(reason, XE_BUNDLE, "expected a bundle folder with manifest.json at %s, got %s; check the path",
+                        path_shown(&quote, folder), reason);
     return parse_manifest(m, bytes, size);
 }
 
@@ -1276,7 +1320,7 @@ static int check_file(const char *folder, const struct file_entry *entry, int ha
         code = fail(XE_BUNDLE, "expected %s with %lld bytes, got %lld; the file is damaged, copy it again", entry->name,
                     (long long)entry->bytes, (long long)size);
     else if ((size <= HASHED_AT_LOAD || hash_all) && !hash_file(path, hex, &reason))
-        code = fail(XE_BUNDLE, "expected to read %s, got %s; copy the whole folder", entry->name, reason);
+        code = FAIL_FOR(reason, XE_BUNDLE, "expected to read %s, got %s; copy the whole folder", entry->name, reason);
     else if (*hex && strcmp(hex, entry->sha256))
         code = fail(XE_BUNDLE, "expected %s with sha256 %.12s..., got %.12s...; the file is damaged, copy it again", entry->name,
                     entry->sha256, hex);
@@ -1475,7 +1519,7 @@ static int check_graph_file(const struct manifest *m, const char *path) {
     size_t size = 0;
     char *bytes = read_whole(path, LARGEST_GRAPH, &size, &reason);
     if (!bytes)
-        return fail(XE_BUNDLE, "expected %s to be an ONNX graph, got %s; export the bundle again", m->graph, reason);
+        return FAIL_FOR(reason, XE_BUNDLE, "expected %s to be an ONNX graph, got %s; export the bundle again", m->graph, reason);
     struct span whole = {(unsigned char *)bytes, (unsigned char *)bytes + size};
     for (struct span span = whole; next_field(&walk, &span, &field);) {
         if (field.number == MODEL_FUNCTION)
@@ -1673,7 +1717,7 @@ static int check_version(const xe_model_t *model) {
     return XE_OK;
 }
 
-/* The same options as in opening.py. */
+/* The options of opening.py, but for the reuse of memory, which this table has no entry for. */
 static int set_options(const xe_model_t *model, ort_options *options, const xe_options *given) {
     const struct ort_api *ort = model->ort;
     char spin[24];
@@ -2232,6 +2276,12 @@ static int write_state(const xe_session_t *session, int file, const struct text 
     return is_done;
 }
 
+/* Whether a path still leads to this file: a cleaner may have removed it before it was locked. */
+static int is_at(int file, const char *path) {
+    struct stat here, there;
+    return !fstat(file, &here) && !lstat(path, &there) && here.st_dev == there.st_dev && here.st_ino == there.st_ino;
+}
+
 /* A new file beside `target`, named and locked as the Python runtime does: it clears away what a dead process left. */
 static int open_partial(const char *target, char *partial, size_t size) {
     static const char end[] = ".xlstm-edge-partial";
@@ -2242,12 +2292,47 @@ static int open_partial(const char *target, char *partial, size_t size) {
         uint64_t mixed = ((uint64_t)now.tv_sec << 30 ^ (uint64_t)now.tv_nsec ^ (uint64_t)getpid() << 44) + attempt * 0x9E3779B97F4A7C15u;
         snprintf(partial, size, "%.*s.%.40s.%016llx%s", (int)(name - target), target, name, (unsigned long long)mixed, end);
         int file = open(partial, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (file >= 0)
-            flock(file, LOCK_EX | LOCK_NB); /* a file system without locks has no cleaner that would mistake it */
-        if (file >= 0 || errno != EEXIST)
+        if (file < 0 && errno != EEXIST)
+            return -1;
+        if (file < 0)
+            continue;
+        flock(file, LOCK_EX | LOCK_NB); /* a file system without locks has no cleaner that would mistake it */
+        if (is_at(file, partial))
             return file;
+        close(file);
     }
     return -1;
+}
+
+enum { MOST_LINKS = 40 };
+
+/* Where a path leads, though nothing may be there yet: the target of a link to nothing. NULL for lack of memory, or a circle. */
+static char *led_to(const char *path) {
+    char *at = realpath(path, NULL);
+    if (at)
+        return at;
+    at = malloc(strlen(path) + 1);
+    if (at)
+        strcpy(at, path);
+    for (int links = 0, reason = ENOMEM; at; links++) {
+        char next[PATH_MAX];
+        ssize_t length = readlink(at, next, sizeof next - 1);
+        if (length < 0)
+            return at;
+        next[length] = 0;
+        char *slash = strrchr(at, '/'), *made = NULL;
+        size_t folder = *next == '/' || !slash ? 0 : (size_t)(slash - at) + 1;
+        if (links == MOST_LINKS)
+            reason = ELOOP;
+        else if ((made = malloc(folder + (size_t)length + 1))) {
+            memcpy(made, at, folder);
+            strcpy(made + folder, next);
+        }
+        free(at);
+        at = made;
+        errno = reason;
+    }
+    return NULL;
 }
 
 static void sync_folder(char *path) {
@@ -2290,13 +2375,14 @@ int xe_save(const xe_session_t *session, const char *path) {
     if (!session || !path)
         return fail(XE_INPUT, "expected a session and a file for its state, got NULL; pass both");
     struct text header = make_header(session);
-    char *target = realpath(path, NULL); /* a link stays one, and what it points to is written */
+    char *target = led_to(path); /* a link stays one, and what it points to is written */
     int code = XE_OK;
     if (header.failed)
         code = no_memory();
-    else if (!write_whole(session, &header, target ? target : path))
-        code = fail(XE_STATE, "expected to write a snapshot to %s, got %s; choose another path", path_shown(&quote, path),
-                    strerror(errno));
+    else if (!target || !write_whole(session, &header, target))
+        code = errno == ENOMEM ? no_memory()
+                               : fail(XE_STATE, "expected to write a snapshot to %s, got %s; choose another path",
+                                      path_shown(&quote, path), errno_shown(errno));
     free(target);
     free(header.bytes);
     return code;
@@ -2388,15 +2474,10 @@ static struct slice *entry_of(struct snapshot *s, const struct stored *stored) {
     return find_slice(s->names, s->name_count, name, length);
 }
 
-/* Of the row of a matrix memory, .C, .n or .m: the one of the same block with another letter; NULL if there is none. */
-static const struct row *row_beside(struct snapshot *s, const struct row *row, char letter) {
-    char name[LONGEST_STORED_NAME];
-    size_t length = (size_t)sprintf(name, "%s", row->name);
-    if (length < 2 || name[length - 2] != '.' || !strchr("Cnm", name[length - 1]))
-        return NULL;
-    name[length - 1] = letter;
-    struct slice *found = find_slice(s->rows, s->model->manifest.row_count, name, length);
-    return found ? &s->model->manifest.rows[found->place] : NULL;
+/* Of a row of a matrix memory: its row of this letter; NULL where there is none, as of an sLSTM cell. */
+static const struct row *memory_row(struct snapshot *s, const struct row *row, char letter) {
+    const struct manifest *m = &s->model->manifest;
+    return !ends_with(row->name, ".y") && row_beside(m, s->rows, row, 'C') ? row_beside(m, s->rows, row, letter) : NULL;
 }
 
 static void add_tensor(struct snapshot *s, const struct row *row, enum role role, int is_half) {
@@ -2412,15 +2493,15 @@ static int list_tensors(struct snapshot *s, int is_half, int is_other) {
     for (size_t i = 0; i < m->row_count; i++) {
         const struct row *row = &m->rows[i];
         struct stored offset = {row, OFFSET, 0, 0, 0, NULL}, lost_offset = {row, LOST_OFFSET, 0, 0, 0, NULL};
-        int is_memory = is_other && row_beside(s, row, 'C'), scaled = is_half && ends_with(row->name, ".C") && row->rank == 3;
-        if (is_memory && ends_with(row->name, ".m"))
+        int in_memory = is_other && memory_row(s, row, 'C'), scaled = is_half && ends_with(row->name, ".C");
+        if (in_memory && ends_with(row->name, ".m"))
             continue;
         add_tensor(s, row, WHOLE, scaled);
         if (scaled)
             add_tensor(s, row, SCALE, 0);
         if (ends_with(row->name, ".m") && row->rank && entry_of(s, &offset))
             add_tensor(s, row, OFFSET, 0);
-        if (is_memory && ends_with(row->name, ".n") && row->rank == 3 && !row_beside(s, row, 'm')) {
+        if (in_memory && ends_with(row->name, ".n") && !memory_row(s, row, 'm')) {
             add_tensor(s, row, LOST, 0);
             if (entry_of(s, &lost_offset))
                 add_tensor(s, row, LOST_OFFSET, 0);
@@ -2536,7 +2617,7 @@ static float head_exponent(const struct snapshot *s, const struct row *n, size_t
 /* A row as users see it, without what the graph holds less of it; `whole` has room for it. */
 static void fill_row(struct snapshot *s, const struct row *row, int is_other, float *whole) {
     const float *numbers = numbers_of(s, row, WHOLE), *offset = numbers_of(s, row, OFFSET);
-    const struct row *n = is_other && row_beside(s, row, 'C') ? row_beside(s, row, 'n') : NULL;
+    const struct row *n = is_other ? memory_row(s, row, 'n') : NULL;
     size_t last = row->rank ? (size_t)row->shape[row->rank - 1] : 1;
     if (!numbers) { /* a stabilizer that the file has not */
         for (size_t i = 0; i < row->size; i++)
@@ -2572,22 +2653,9 @@ static int hold_row(struct snapshot *s, const struct row *row, int is_other, flo
     return XE_OK;
 }
 
-/* Heads of C, n and m must agree where one is made of the other; a table in which they do not is no model's. */
-static int check_memories(struct snapshot *s) {
-    const struct manifest *m = &s->model->manifest;
-    for (size_t i = 0; i < m->row_count; i++) {
-        const struct row *row = &m->rows[i], *n = row_beside(s, row, 'C') ? row_beside(s, row, 'n') : NULL;
-        int is_m = ends_with(row->name, ".m");
-        if (row_beside(s, row, 'C') && (!n || n->rank != 3 || row->rank < 1 || (is_m ? (int64_t)row->size : row->shape[0]) != n->shape[0]))
-            return bad_snapshot(s, "memories of one number of heads", "others in this bundle's table");
-    }
-    return XE_OK;
-}
-
 static int read_state_data(struct snapshot *s, int is_other, float *state, float *whole) {
     const struct manifest *m = &s->model->manifest;
-    int code = is_other ? check_memories(s) : XE_OK;
-    code = code ? code : read_tensors(s);
+    int code = read_tensors(s);
     for (size_t i = 0; i < m->row_count && !code; i++) {
         code = hold_row(s, &m->rows[i], is_other, whole);
         if (!code)
@@ -2960,12 +3028,11 @@ int xe_sample(xe_sampler_t *sampler, const float *logits, int64_t *id) {
 
 enum { LARGEST_TOKENIZER = 64 << 20, MOST_TOKENIZER_NODES = 1 << 21 };
 
+/* The tokens that have bytes, by id; ids between them have none. Of the size of the tokenizer, not of the vocabulary. */
 struct xe_decoder_t {
-    size_t count;
+    size_t vocab_size, count;
     char *bytes;
-    uint32_t *begins; /* of each id's bytes, and their end behind the last */
-    const char **texts;
-    uint32_t *sizes;
+    uint32_t *ids, *begins; /* where each token's bytes begin, and the end of all */
 };
 
 /* The byte that a character of byte-level BPE stands for, or -1: printable ones of Latin-1 are themselves, others from U+0100 on. */
@@ -3004,14 +3071,64 @@ static size_t token_bytes(const char *text, size_t length, const int bytes_of[0x
     return count;
 }
 
-static void set_token(xe_decoder_t *decoder, const struct node *id, const struct node *text, int is_special) {
-    if (id && id->kind == JSON_INTEGER && id->integer >= 0 && (uint64_t)id->integer < decoder->count && text) {
-        decoder->texts[id->integer] = is_special ? "" : text->text;
-        decoder->sizes[id->integer] = is_special ? 0 : (uint32_t)text->length;
+/* Texts of ids in the order they were found, and which document they are of: `place` is the id, then that order. */
+struct token_list {
+    struct document *d;
+    struct slice *tokens;
+    size_t count, vocab_size;
+};
+
+/* A text of an id; none for a special token, nor for an id that the model does not have. */
+static void add_token(struct token_list *list, const struct node *id, const char *text, size_t length, int is_special) {
+    struct document *d = list->d;
+    if (!id || id->kind != JSON_INTEGER || id->integer < 0 || (uint64_t)id->integer >= list->vocab_size || d->failed)
+        return;
+    if (!is_utf8(text, length)) /* half of a pair */
+        d->failed = fail(d->code, "expected tokens of %s in UTF-8, got other bytes; %s", d->name, d->advice);
+    uint64_t place = (uint64_t)id->integer << 32 | list->count;
+    list->tokens[list->count++] = (struct slice){text, is_special ? 0 : length, place};
+}
+
+/* The vocabulary's tokens, then the added ones, of which special ones are no text; the last of an id counts. */
+static void list_tokens(struct token_list *tokens, struct reader vocabulary, struct reader added) {
+    for (const struct node *n = first_of(vocabulary); n; n = next_of(vocabulary, n))
+        add_token(tokens, n, n->key, n->key_length, 0);
+    for (const struct node *n = first_of(added); n && !tokens->d->failed; n = next_of(added, n)) {
+        struct reader token = reader_of(tokens->d, n, "tokenizer.json added_tokens", NULL, NULL);
+        const struct node *special = member(token, "special"), *content = member(token, "content");
+        if (!content || content->kind != JSON_TEXT)
+            refuse(token, "content", "a text", content);
+        else
+            add_token(tokens, member(token, "id"), content->text, content->length, special && special->kind == JSON_TRUE);
     }
 }
 
-/* Texts of ids: the vocabulary's, then the added tokens', of which special ones are no text. */
+/* The bytes of listed tokens, in the order of their ids. */
+static int fill_bytes(xe_decoder_t *decoder, struct token_list *list) {
+    int bytes_of[0x200];
+    size_t total = 0, at = 0;
+    for (long point = 0; point < 0x200; point++)
+        bytes_of[point] = byte_of(point);
+    sort_slices(list->tokens, list->count, by_place);
+    for (size_t i = 0; i < list->count; i++)
+        total += list->tokens[i].length;
+    decoder->ids = calloc(list->count + 1, sizeof *decoder->ids);
+    decoder->begins = calloc(list->count + 1, sizeof *decoder->begins);
+    decoder->bytes = malloc(total + 1); /* of a file of 64 MiB at most */
+    if (!decoder->ids || !decoder->begins || !decoder->bytes)
+        return no_memory();
+    for (size_t i = 0; i < list->count; i++) {
+        const struct slice *token = &list->tokens[i];
+        if (i + 1 < list->count && token[1].place >> 32 == token->place >> 32)
+            continue;
+        decoder->ids[decoder->count] = (uint32_t)(token->place >> 32);
+        decoder->begins[decoder->count++] = (uint32_t)at;
+        at += token_bytes(token->text, token->length, bytes_of, decoder->bytes + at);
+    }
+    decoder->begins[decoder->count] = (uint32_t)at;
+    return XE_OK;
+}
+
 static int read_vocabulary(xe_decoder_t *decoder, struct document *d) {
     struct reader root = reader_of(d, &d->nodes[1], d->name, NULL, NULL);
     struct reader kind = section(root, "decoder", "tokenizer.json decoder", NULL, NULL);
@@ -3019,38 +3136,19 @@ static int read_vocabulary(xe_decoder_t *decoder, struct document *d) {
     if (!d->failed && (!type || !is_text(type->text, type->length, "ByteLevel")))
         refuse(kind, "type", "ByteLevel; other tokenizers need Python", type);
     struct reader vocabulary = section(section(root, "model", "tokenizer.json model", NULL, NULL), "vocab", "tokenizer.json vocab", NULL, NULL);
-    for (const struct node *n = first_of(vocabulary); n && !d->failed; n = next_of(vocabulary, n)) {
-        struct node text = *n;
-        text.text = n->key;
-        text.length = n->key_length;
-        set_token(decoder, n, &text, 0);
-    }
-    struct reader added = list(root, "added_tokens", MOST_TENSORS);
-    for (const struct node *n = first_of(added); n && !d->failed; n = next_of(added, n)) {
-        struct reader token = reader_of(d, n, "tokenizer.json added_tokens", NULL, NULL);
-        const struct node *special = member(token, "special"), *content = member(token, "content");
-        if (!d->failed && (!content || content->kind != JSON_TEXT))
-            refuse(token, "content", "a text", content);
-        set_token(decoder, member(token, "id"), content, special && special->kind == JSON_TRUE);
-    }
-    return d->failed;
-}
-
-static int fill_bytes(xe_decoder_t *decoder) {
-    int bytes_of[0x200];
-    size_t total = 0, at = 0;
-    for (long point = 0; point < 0x200; point++)
-        bytes_of[point] = byte_of(point);
-    for (size_t i = 0; i < decoder->count; i++)
-        total += decoder->sizes[i];
-    if (total > UINT32_MAX || !(decoder->bytes = malloc(total + 1)))
+    struct reader added = {d, NULL, "tokenizer.json"};
+    if (member(root, "added_tokens"))
+        added = list(root, "added_tokens", MOST_TENSORS);
+    if (d->failed)
+        return d->failed;
+    size_t most = (size_t)vocabulary.object->count + (added.object ? added.object->count : 0);
+    struct token_list tokens = {d, malloc((most + 1) * sizeof *tokens.tokens), 0, decoder->vocab_size};
+    if (!tokens.tokens)
         return no_memory();
-    for (size_t i = 0; i < decoder->count; i++) {
-        decoder->begins[i] = (uint32_t)at;
-        at += token_bytes(decoder->texts[i] ? decoder->texts[i] : "", decoder->sizes[i], bytes_of, decoder->bytes + at);
-    }
-    decoder->begins[decoder->count] = (uint32_t)at;
-    return XE_OK;
+    list_tokens(&tokens, vocabulary, added);
+    int code = d->failed ? d->failed : fill_bytes(decoder, &tokens);
+    free(tokens.tokens);
+    return code;
 }
 
 static int read_tokenizer_file(xe_decoder_t *decoder, const xe_model_t *model) {
@@ -3063,32 +3161,31 @@ static int read_tokenizer_file(xe_decoder_t *decoder, const xe_model_t *model) {
     d.bytes = read_whole(path, LARGEST_TOKENIZER, &size, &reason);
     free(path);
     if (!d.bytes)
-        return fail(XE_BUNDLE, "expected the bundle's file %s, got %s; copy the whole folder", name, reason);
+        return FAIL_FOR(reason, XE_BUNDLE, "expected the bundle's file %s, got %s; copy the whole folder", name, reason);
     int code = parse_document(&d, size);
     code = code ? code : read_vocabulary(decoder, &d);
-    code = code ? code : fill_bytes(decoder);
     free_document(&d);
     return code;
 }
 
 static int fill_decoder(xe_decoder_t *decoder, const xe_model_t *model) {
     const char *kind = model->manifest.tokenizer_kind;
-    decoder->count = (size_t)model->manifest.vocab_size;
-    decoder->texts = calloc(decoder->count, sizeof *decoder->texts);
-    decoder->sizes = calloc(decoder->count, sizeof *decoder->sizes);
-    decoder->begins = calloc(decoder->count + 1, sizeof *decoder->begins);
-    if (!decoder->texts || !decoder->sizes || !decoder->begins)
-        return no_memory();
+    decoder->vocab_size = (size_t)model->manifest.vocab_size;
     if (!strcmp(kind, "huggingface"))
         return read_tokenizer_file(decoder, model);
     if (strcmp(kind, "byte"))
         return fail(XE_INPUT, "expected a bundle with a tokenizer, got one without; use ids");
-    if (!(decoder->bytes = malloc(256)))
+    decoder->count = 256;
+    decoder->bytes = malloc(decoder->count);
+    decoder->ids = calloc(decoder->count, sizeof *decoder->ids);
+    decoder->begins = calloc(decoder->count + 1, sizeof *decoder->begins);
+    if (!decoder->bytes || !decoder->ids || !decoder->begins)
         return no_memory();
-    for (size_t i = 0; i < 256; i++)
+    for (uint32_t i = 0; i < decoder->count; i++) {
         decoder->bytes[i] = (char)i;
-    for (size_t i = 0; i <= decoder->count; i++)
-        decoder->begins[i] = i < 256 ? (uint32_t)i : 256;
+        decoder->ids[i] = decoder->begins[i] = i;
+    }
+    decoder->begins[decoder->count] = (uint32_t)decoder->count;
     return XE_OK;
 }
 
@@ -3098,12 +3195,6 @@ int xe_decoder(const xe_model_t *model, xe_decoder_t **decoder) {
     *decoder = NULL;
     xe_decoder_t *made = calloc(1, sizeof *made);
     int code = made ? fill_decoder(made, model) : no_memory();
-    if (made) { /* texts were the document's */
-        free(made->texts);
-        free(made->sizes);
-        made->texts = NULL;
-        made->sizes = NULL;
-    }
     if (code)
         xe_free_decoder(made);
     else
@@ -3115,14 +3206,24 @@ void xe_free_decoder(xe_decoder_t *decoder) {
     if (!decoder)
         return;
     free(decoder->bytes);
+    free(decoder->ids);
     free(decoder->begins);
     free(decoder);
 }
 
 int xe_decode(const xe_decoder_t *decoder, int64_t id, const char **bytes, size_t *count) {
-    if (!decoder || !bytes || !count || id < 0 || (uint64_t)id >= decoder->count)
+    if (!decoder || !bytes || !count || id < 0 || (uint64_t)id >= decoder->vocab_size)
         return fail(XE_INPUT, "expected an id of the model's vocabulary, got %lld; pass one that was sampled", (long long)id);
-    *bytes = decoder->bytes + decoder->begins[id];
-    *count = decoder->begins[id + 1] - decoder->begins[id];
+    size_t low = 0, high = decoder->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (decoder->ids[middle] < (uint64_t)id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    int has_bytes = low < decoder->count && decoder->ids[low] == (uint64_t)id;
+    *bytes = decoder->bytes + (has_bytes ? decoder->begins[low] : 0);
+    *count = has_bytes ? decoder->begins[low + 1] - decoder->begins[low] : 0;
     return XE_OK;
 }

@@ -302,8 +302,8 @@ def _state_row(row: Reader) -> StateSpec:
     offset = row.numbers("offset", MOST_HEADS, -LARGEST_OFFSET, LARGEST_OFFSET)
     name = row.text("name", pattern=TENSOR_NAME)
     width = shape[-1] if shape else 0
-    if offset and (not name.endswith(".m") or len(offset) != width):
-        raise row.refuse(f"{row.where} offset", f"{width} numbers for a stabilizer", f"{len(offset)}")
+    if offset and (not name.endswith(".m") or len(offset) != width or splits != 1):
+        raise row.refuse(f"{row.where} offset", f"{width} numbers for a stabilizer whole", f"{len(offset)}")
     spec = StateSpec(name, shape, initial, splits, offset)
     if (row.text("input"), row.text("output")) != (spec.input_name, spec.output_name):
         raise row.refuse(row.where, f"a tensor that goes through {spec.input_name}", row.value["input"])

@@ -146,9 +146,11 @@ class Sampler:
             values, rate = logits[ids].astype(np.float64), float(self.options.repetition_penalty)
             values = np.where(values > 0, values / rate, values * rate)
             values -= self.options.presence_penalty + self.options.frequency_penalty * counts
-            logits[ids] = values
+            with np.errstate(over="ignore"):  # beyond float32: what becomes the largest is refused
+                logits[ids] = values
         if self._fixed is not None:
-            logits[self._fixed[0]] += self._fixed[1]
+            with np.errstate(over="ignore"):  # the same
+                logits[self._fixed[0]] += self._fixed[1]
         if hold_late:
             logits[self._late] = -np.inf
         return logits

@@ -33,12 +33,12 @@ from numpy.typing import NDArray
 from .errors import InputError, StateError, shown, shown_path
 from .files import atomic_file
 from .reading import Reader, open_regular, parse_json
-from .state import FloatArray, State, StateTable, in_other_form
+from .state import BESIDE, FloatArray, State, StateTable, in_other_form
 
 FORMAT = "xlstm-edge state"
 VERSIONS = {"float32": "2", "float16": "3"}  # what matrix memories are stored in -> version
-MATRIX, STABILIZER, SCALE, OFFSET = ".C", ".m", ".scale", ".offset"
-EXTRAS = (SCALE, OFFSET)
+MATRIX, STABILIZER = ".C", ".m"
+SCALE, OFFSET = BESIDE
 STORED = {"F32": "<f4", "F16": "<f2"}
 Floats = NDArray[np.floating[Any]]
 # The largest number of a head is stored below 2**HALF_EXPONENT; a scale is no smaller than float32's normal numbers.
@@ -114,7 +114,7 @@ def read_snapshot(path: str | Path, table: StateTable, *, source: str) -> tuple[
         raise StateError(
             f"expected a snapshot at {shown_path(path)}, got {error.strerror or error}; check the path"
         ) from error
-    with np.errstate(over="ignore"):  # what overflows is told below
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows, and infinity times 0, is told below
         state = _held(arrays, table)
     if not all(np.isfinite(array).all() for array in state.values()):
         raise StateError(f"expected a finite state at {shown_path(path)}, got NaN or infinity; {ADVICE}")
@@ -136,7 +136,7 @@ def _held(arrays: Mapping[str, FloatArray], table: StateTable) -> State:
     offsets = {row.name: np.array([row.offset], np.float32) for row in table if row.offset}
     state, kept = State(), State()
     for name in arrays:
-        if name.endswith(EXTRAS):
+        if name.endswith(BESIDE):
             continue
         state[name], offset = _restored(arrays, name), arrays.get(name + OFFSET)
         if offset is not None:
@@ -175,7 +175,7 @@ def _tensors(table: StateTable, dtype: str, given: Collection[str]) -> dict[str,
                 tensors[row.name] = _Tensor("F16", (1, *row.shape))
                 tensors[row.name + SCALE] = _Tensor("F32", (1, row.shape[0]))
     for row in table:
-        if row.name.endswith(STABILIZER) and row.name + OFFSET in given:
+        if row.shape and row.name.endswith(STABILIZER) and row.name + OFFSET in given:
             tensors[row.name + OFFSET] = _Tensor("F32", (1, row.shape[-1]))
     return tensors
 
@@ -241,4 +241,5 @@ def _read_array(file: BinaryIO, begin: int, tensor: _Tensor) -> FloatArray:
     file.seek(begin)
     content = file.read(tensor.nbytes)
     stored: Floats = np.frombuffer(content, STORED[tensor.dtype]).reshape(tensor.shape)
-    return stored.astype(np.float32)
+    with np.errstate(invalid="ignore"):  # a NaN that signals; refused with the others
+        return stored.astype(np.float32)

@@ -31,6 +31,8 @@ from .errors import StateError
 # An sLSTM stabilizer that starts here needs no first-step rule: exp(m - m') is exactly 0 in the first step.
 SLSTM_INITIAL_M = -1e30
 SMALL_INITIAL_M = -1e4  # the same for float16, whose largest number is 65504; no gate comes near it
+# Ends of the names under which a snapshot stores what belongs to a tensor: no tensor of a table may have one.
+BESIDE = (".scale", ".offset")
 FloatArray = NDArray[np.float32]
 State = dict[str, FloatArray]
 
@@ -96,13 +98,24 @@ class StateSpec:
 
 
 class StateTable(Sequence[StateSpec]):
-    """The rows, in graph order."""
+    """The rows, in graph order; StateError for a name twice, and for rows of one memory that do not agree.
+
+    A matrix memory `X.C` (H, dk, dv) has its normalizer `X.n` (H, dk, 1), and a stabilizer `X.m`, if there is one, (1, H): what
+    goes between its two forms, and into half the bytes, takes them head by head.
+    """
 
     def __init__(self, rows: Sequence[StateSpec]) -> None:
-        names = [row.name for row in rows]
-        if len(set(names)) != len(names):
-            raise StateError(f"expected distinct state names, got {names}; the state table is damaged")
         self._rows = tuple(rows)
+        shapes = {row.name: row.shape for row in rows}
+        if len(shapes) != len(self._rows) or any(name.endswith(BESIDE) for name in shapes):
+            raise StateError(
+                f"expected distinct state names without the end {' or '.join(BESIDE)}, got others; the state table is damaged"
+            )
+        for name in shapes:
+            if name.endswith(".C") and not _is_memory(shapes, name.removesuffix(".C")):
+                raise StateError(
+                    f"expected {name} of 3 axes with .n and .m of its heads, got others; the state table is damaged"
+                )
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]  # overloads of Sequence, inherited for callers
         return self._rows[index]
@@ -178,6 +191,14 @@ class StateTable(Sequence[StateSpec]):
                     f"expected state {row.name} as float32 (batch, {', '.join(map(str, row.shape))}), "
                     f"got {array.dtype} {array.shape}; take a snapshot of this model"
                 )
+
+
+def _is_memory(shapes: Mapping[str, tuple[int, ...]], block: str) -> bool:
+    """Whether C, n and m of a block have the shapes of one matrix memory; m may be missing."""
+    matrix, normalizer, stabilizer = (shapes.get(f"{block}.{letter}") for letter in "Cnm")
+    if matrix is None or len(matrix) != 3:
+        return False
+    return normalizer == (*matrix[:2], 1) and stabilizer in (None, (1, matrix[0]))
 
 
 def in_other_form(state: Mapping[str, FloatArray], wanted: StateTable) -> State:

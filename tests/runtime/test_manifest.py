@@ -202,7 +202,7 @@ def test_a_state_may_be_so_large_and_no_larger() -> None:
     for total, numbers in ((1000, 1 << 24), (2 << 20, 1 << 25)):
         files = {name: FileEntry(0, HASHES[0]) for name in NAMES} | {"model.onnx": FileEntry(total, HASHES[0])}
         for more, fits in ((0, True), (1, False)):
-            table = StateTable([StateSpec("blocks.0.C", (1, 1, numbers + more))])
+            table = StateTable([StateSpec("blocks.0.conv", (1, numbers + more))])
             text = dataclasses.replace(FULL, files=files, state=table).to_json()
             if fits:
                 assert Manifest.from_json(text).state == table

@@ -314,3 +314,14 @@ def test_truth_is_no_id() -> None:
     with pytest.raises(InputError, match="logit_bias"):
         Sampler(SamplingOptions(banned=[True]), 9)
     assert SamplingOptions().penalty_window == 64
+
+
+@pytest.mark.parametrize(("logit", "penalty"), [(3e38, 1e-4), (-3e38, 1e4)])
+def test_penalties_beyond_float32_are_told_in_one_sentence_or_do_not_matter(logit: float, penalty: float) -> None:
+    """Without a warning, which would fail here."""
+    sampler = Sampler(SamplingOptions(repetition_penalty=penalty), 2, prompt=[0])
+    if logit < 0:
+        assert sampler(np.array([logit, 1], np.float32)) == 1
+    else:
+        with pytest.raises(VerificationError, match="expected finite logits, got inf"):
+            sampler(np.array([logit, 1], np.float32))

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 import xlstm_edge_runtime as xr
 from xlstm_edge_runtime.snapshot import read_snapshot, write_snapshot
+from xlstm_edge_runtime.state import StateSpec, StateTable
 
 from ..conftest import BY_NAME
 from ..oracles.cases import Case
@@ -320,3 +321,51 @@ def test_an_offset_has_its_place_and_shape(tensor: str, accelerated: xr.Model, t
     resave(path, lambda tensors, _: tensors.__setitem__(f"{tensor}.offset", np.zeros((1, 7), np.float32)))
     with pytest.raises(xr.StateError):
         session.load(path)
+
+
+def with_data(path: Path, name: str, numbers: bytes) -> None:
+    """The first numbers of a tensor of the file as these bytes."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    begin = 8 + length + json.loads(content[8 : 8 + length])[name]["data_offsets"][0]
+    path.write_bytes(content[:begin] + numbers + content[begin + len(numbers) :])
+
+
+@pytest.mark.parametrize(
+    ("scale", "number"),
+    [
+        (b"\0\0\0\0", b"\x00\x7c"),
+        (b"\0\0\x80\x7f", b"\0\0"),
+        (b"\0\0\x80\x3f", b"\x01\x7c"),
+        (b"\xff\xff\x7f\x7f", b"\xff\x7b"),
+    ],
+    ids=["infinity times a scale of 0", "0 times an infinite scale", "a NaN that signals", "a product beyond float32"],
+)
+def test_halves_that_are_no_numbers_are_refused_without_a_warning(
+    scale: bytes, number: bytes, model: xr.Model, tmp_path: Path
+) -> None:
+    session, path = model.session(), tmp_path / "state"
+    session.save(path, dtype="float16")
+    name = next(row.name for row in model.manifest.state if row.name.endswith(".C"))
+    with_data(path, f"{name}.scale", scale)
+    with_data(path, name, number)
+    with pytest.raises(xr.StateError, match="expected a finite state"):
+        session.load(path)
+
+
+def test_infinity_in_the_other_form_is_refused_without_a_warning(
+    bundle_of: Callable[[Case, str], Path], accelerated: xr.Model, tmp_path: Path
+) -> None:
+    capped, path = xr.load(bundle_of(BY_NAME["large-plain"], "cpu"), threads=1).session(), tmp_path / "state"
+    capped.save(path)
+    with_data(path, "blocks.0.n", b"\0\0\x80\x7f")
+    with pytest.raises(xr.StateError, match="expected a finite state"):
+        accelerated.session().load(path)
+
+
+def test_an_offset_of_a_stabilizer_without_axes_has_no_place(tmp_path: Path) -> None:
+    table, path = StateTable([StateSpec("a.m", ())]), tmp_path / "state"
+    write_snapshot(path, table.initial(), table, source="", tokens=0)
+    resave(path, lambda tensors, _: tensors.__setitem__("a.m.offset", np.zeros((1, 1), np.float32)))
+    with pytest.raises(xr.StateError, match=r"a difference at 'a\.m\.offset'"):
+        read_snapshot(path, table, source="")

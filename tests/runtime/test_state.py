@@ -8,6 +8,7 @@ from xlstm_edge_runtime.state import SLSTM_INITIAL_M, SMALL_INITIAL_M, StateSpec
 
 TABLE = StateTable([
     StateSpec("blocks.0.C", (2, 3, 64)).with_head_splits(4),
+    StateSpec("blocks.0.n", (2, 3, 1)),
     StateSpec("blocks.1.y", (2, 1, 5)),
     StateSpec("blocks.1.m", (2, 1, 5), SLSTM_INITIAL_M),
 ])  # fmt: skip
@@ -67,7 +68,7 @@ def test_a_start_value_of_float16_is_the_least() -> None:
     assert (wide.to_graph(held) == SMALL_INITIAL_M).all()
 
 
-BOUNDED = StateTable([StateSpec("blocks.0.C", (2, 3, 4)), StateSpec("blocks.0.n", (2, 3, 1)), *TABLE[1:]])
+BOUNDED = StateTable([StateSpec("blocks.0.C", (2, 3, 4)), StateSpec("blocks.0.n", (2, 3, 1)), *TABLE[2:]])
 
 
 def test_the_two_forms_of_a_table() -> None:
@@ -95,3 +96,28 @@ def test_a_memory_with_a_stabilizer_and_back(size: float) -> None:
     back = in_other_form(stabilized, BOUNDED)
     for name, array in state.items():
         np.testing.assert_allclose(back[name], array, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("x", ()), ("x", ())],
+        [("x.scale", (1, 2))],
+        [("b.m.offset", (1, 2))],
+        [("b.C", (2, 3, 4))],
+        [("b.C", ()), ("b.n", (2, 3, 1))],
+        [("b.C", (2, 3, 4)), ("b.n", ())],
+        [("b.C", (2, 3, 4)), ("b.n", (3, 3, 1))],
+        [("b.C", (2, 3, 4)), ("b.n", (2, 3, 1)), ("b.m", (2, 1))],
+    ],
+    ids=str,
+)
+def test_rows_that_do_not_agree_are_no_table(rows: list[tuple[str, tuple[int, ...]]]) -> None:
+    with pytest.raises(StateError, match="the state table is damaged"):
+        StateTable([StateSpec(name, shape) for name, shape in rows])
+
+
+def test_rows_that_look_like_a_memory_and_are_none_stay() -> None:
+    """The normalizer of an sLSTM cell, and names that merely end in the same letters."""
+    rows = [("b.n", (2, 1, 5)), ("b.m", (2, 1, 5)), ("rescale", (1,)), ("C", (1,))]
+    assert len(StateTable([StateSpec(name, shape) for name, shape in rows])) == len(rows)

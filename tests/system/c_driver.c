@@ -4,30 +4,61 @@
 #define _DEFAULT_SOURCE 1
 #define _DARWIN_C_SOURCE
 #define _FILE_OFFSET_BITS 64
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
-static size_t allocations; /* by the runtime's own code */
+static size_t allocations, starving; /* by the runtime's own code; 1: the next one fails, 2: the one after it */
+
+static int is_refused(void) {
+    allocations++;
+    if (!starving || --starving)
+        return 0;
+    errno = ENOMEM;
+    return 1;
+}
 
 static void *counted_malloc(size_t size) {
-    allocations++;
-    return malloc(size);
+    return is_refused() ? NULL : malloc(size);
 }
 
 static void *counted_calloc(size_t count, size_t size) {
-    allocations++;
-    return calloc(count, size);
+    return is_refused() ? NULL : calloc(count, size);
 }
 
 static void *counted_realloc(void *old, size_t size) {
-    allocations++;
-    return realloc(old, size);
+    return is_refused() ? NULL : realloc(old, size);
 }
 
+static int counted_memalign(void **block, size_t alignment, size_t size) {
+    return is_refused() ? ENOMEM : posix_memalign(block, alignment, size);
+}
+
+static size_t sweeping; /* so many new files are gone before they are locked */
+
+static int swept_flock(int file, int how) {
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = sweeping ? readlink(link, path, sizeof path - 1) : -1;
+    if (length > 0 && sweeping--) {
+        path[length] = 0;
+        unlink(path);
+    }
+    return flock(file, how);
+}
+
+#define flock swept_flock
+#define posix_memalign counted_memalign
 #define malloc counted_malloc
 #define calloc counted_calloc
 #define realloc counted_realloc
 #include "xlstm_edge.c"
+#undef flock
+#undef posix_memalign
 #undef malloc
 #undef calloc
 #undef realloc
@@ -174,7 +205,7 @@ static void decode(size_t count) {
             return;
         }
     }
-    printf("0\t");
+    printf("0\t"); /* nothing allocates from here on */
     for (size_t i = 0; i < count; i++) {
         const char *bytes = "";
         size_t size = 0;
@@ -191,6 +222,53 @@ static void show_logits(void) {
         uint32_t bits;
         memcpy(&bits, &logits[i], sizeof bits);
         printf("%08x", (unsigned)bits);
+    }
+    printf("\n");
+}
+
+/* Ids from the last call's logits on, by the sampler, and why they ended. */
+static void generate(char *words) {
+    size_t count, most = (size_t)strtoul(words, NULL, 10), stops;
+    const int64_t *stop = xe_stop_ids(model, &stops);
+    int code = XE_OK;
+    printf("0\t");
+    for (count = 0; count < most && !code; count++) {
+        int64_t id = -1;
+        code = xe_sample(sampler, logits, &id);
+        for (size_t i = 0; i < stops; i++)
+            if (!code && stop[i] == id) {
+                printf("eos\n");
+                return;
+            }
+        code = code ? code : xe_step(session, id, &logits);
+        printf("%lld ", (long long)id);
+    }
+    printf("%s\n", code ? xe_error() : "length");
+}
+
+/* The bundle's defaults, in the words of `sampler`. */
+static void defaults(void) {
+    xe_sampling o;
+    xe_sampling_defaults(model, &o);
+    printf("0\ttemperature=%.17g top_k=%lld top_p=%.17g min_p=%.17g repetition_penalty=%.17g penalty_window=%lld\n", o.temperature,
+           (long long)o.top_k, o.top_p, o.min_p, o.repetition_penalty, (long long)o.penalty_window);
+}
+
+/* weight() of doubles as %a writes them. */
+static void show_weights(char *words) {
+    printf("0\t");
+    for (char *word = strtok(words, " "); word; word = strtok(NULL, " "))
+        printf("%llu ", (unsigned long long)weight(strtod(word, NULL)));
+    printf("\n");
+}
+
+/* SEED, then limits: a random number below each; 0: the number itself. */
+static void show_random(char *words) {
+    uint64_t state = strtoull(strtok(words, " "), NULL, 10);
+    printf("0\t");
+    for (char *word = strtok(NULL, " "); word; word = strtok(NULL, " ")) {
+        uint64_t limit = strtoull(word, NULL, 10), number = next_random(&state);
+        printf("%llu ", (unsigned long long)(limit ? high_product(number, limit) : number));
     }
     printf("\n");
 }
@@ -230,6 +308,17 @@ static void obey(const char *command, char *rest) {
         golden(rest);
     else if (!strcmp(command, "sample_file"))
         sample_file(rest);
+    else if (!strcmp(command, "sweep")) {
+        sweeping = strtoul(rest, NULL, 10);
+        printf("0\t\n");
+    } else if (!strcmp(command, "starve")) { /* N; the answer: whether the last one's allocation was reached */
+        size_t before = starving;
+        starving = strtoul(rest, NULL, 10);
+        printf("0\t%d\n", !before);
+    } else if (!strcmp(command, "weights"))
+        show_weights(rest);
+    else if (!strcmp(command, "random"))
+        show_random(rest);
     else if (!session)
         printf("9\tno session\n");
     else if (!strcmp(command, "prefill"))
@@ -244,6 +333,10 @@ static void obey(const char *command, char *rest) {
         answer(xe_restore(session, rest));
     else if (!strcmp(command, "tokens"))
         printf("0\t%llu\n", (unsigned long long)xe_tokens(session));
+    else if (!strcmp(command, "generate"))
+        generate(rest);
+    else if (!strcmp(command, "defaults"))
+        defaults();
     else if (!strcmp(command, "decode"))
         decode(read_ids(rest));
     else if (!strcmp(command, "allocations"))
@@ -253,6 +346,7 @@ static void obey(const char *command, char *rest) {
 }
 
 int main(void) {
+    setlocale(LC_ALL, ""); /* as apps do */
     static char line[LONGEST_LINE];
     while (fgets(line, sizeof line, stdin)) {
         line[strcspn(line, "\n")] = 0;

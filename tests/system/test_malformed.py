@@ -36,6 +36,16 @@ def stabilizer(document: Document) -> Document:
     return next(row for row in state(document) if row["name"].endswith(".m"))
 
 
+def memory(document: Document, letter: str) -> Document:
+    """The row of this letter of the first matrix memory."""
+    block = next(row["name"] for row in state(document) if row["name"].endswith(".C")).removesuffix("C")
+    return next(row for row in state(document) if row["name"] == block + letter)
+
+
+def rename(row: Document, name: str) -> None:
+    row.update(name=name, input=f"past.{name}", output=f"present.{name}")
+
+
 MANIFESTS: dict[str, Change] = {
     "unknown key": lambda d: d.update(extra=1),
     "unknown key in a section": lambda d: d["graph"].update(window=64),
@@ -81,6 +91,18 @@ MANIFESTS: dict[str, Change] = {
     "state through another input": lambda d: state(d)[0].update(input="input_ids"),
     "offset of a tensor without axes": lambda d: stabilizer(d).update(shape=[], offset=[0.5]),
     "offset of other length": lambda d: stabilizer(d).update(offset=[0.5] * 99),
+    "offset of split heads": lambda d: (
+        stabilizer(d).update(shape=[1, 1, 4], head_splits=2, offset=[0.5] * 4),
+        d["state"].update(bytes_per_session=sum(4 * size(row["shape"]) for row in state(d))),
+    ),
+    "state named like a scale of another": lambda d: rename(state(d)[0], "x.scale"),
+    "state named like an offset of another": lambda d: rename(state(d)[0], "x.offset"),
+    "memory without a normalizer": lambda d: rename(memory(d, "n"), "x"),
+    "memory of no axes": lambda d: (
+        memory(d, "C").update(shape=[], head_splits=1),
+        d["state"].update(bytes_per_session=sum(4 * size(row["shape"]) for row in state(d))),
+    ),
+    "memory with the stabilizer of other heads": lambda d: memory(d, "m").update(shape=memory(d, "m")["shape"][::-1]),
     "state name of a path": lambda d: state(d)[0].update(name="../C"),
     "quantized to three bits of text": lambda d: d.update(quantization={"recipe": {}, "tensors": {"x": {"bits": "3"}}}),
     "recipe of unknown keys": lambda d: d.update(quantization={"recipe": {"evil": 1}, "tensors": {}}),
