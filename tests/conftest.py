@@ -30,7 +30,7 @@ BY_NAME = {case.name: case for case in CASES}
 
 
 # Each test of these waits long for a process of its own: begun last, one of them would hold up the end of a run.
-SLOW = {f"test_{name}.py" for name in ("boards", "oldest", "kill", "memory", "fuzz", "privacy", "hub")}
+SLOW = {f"test_{name}.py" for name in ("boards", "oldest", "kill", "memory", "fuzz", "privacy", "hub", "web_runtime")}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -109,15 +109,22 @@ def refused(call: Callable[[], object]) -> bool:
     return False
 
 
-def make_bundles(folder: Path) -> None:
-    """Export every bundle."""
+Export = Callable[..., object]
+
+
+def make_bundles(folder: Path, export: Export | None) -> None:
+    """Every bundle, by `export(case, folder, **options)` where one is given."""
     folder.mkdir()
     with tempfile.TemporaryDirectory() as place:
         for name, (case, options) in BUNDLES.items():
-            source = SHIPPED if case == "shipped" else Path(place) / case
-            if not source.exists():
-                make_checkpoint(next(c for c in CASES if c.name == case), source)
-            xlstm_edge.export(source, folder / name, **options)
+            (export or partial(_export, Path(place)))(case, folder / name, **options)
+
+
+def _export(place: Path, case: str, folder: Path, **options: Any) -> None:
+    source = SHIPPED if case == "shipped" else place / case
+    if not source.exists():
+        make_checkpoint(next(c for c in CASES if c.name == case), source)
+    xlstm_edge.export(source, folder, **options)
 
 
 def model_cases(folder: Path) -> dict[str, Any]:
@@ -355,12 +362,12 @@ def stop_cases() -> Iterator[dict[str, Any]]:
         yield {"stops": stops, "pushes": pushes, "shown": shown, "hit": matcher.hit}
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, export: Export | None = None) -> None:
     """All of it, whole or not at all."""
     place = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(place, ignore_errors=True)
     (place / "snapshots").mkdir(parents=True)
-    make_bundles(place / "bundles")
+    make_bundles(place / "bundles", export)
     kinds: dict[str, Any] = {
         "models": model_cases(place),
         "moves": moves(place),

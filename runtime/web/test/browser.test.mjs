@@ -26,7 +26,7 @@ function inPage(work, argument) {
     async ([source, argument]) => {
       const xe = await import("/dist/index.js");
       // biome-ignore lint/security/noGlobalEval: the work comes from this file
-      return await (0, eval)(source)(xe, argument);
+      return await globalThis.eval(source)(xe, argument);
     },
     [`(${work})`, argument],
   );

@@ -2,7 +2,9 @@
 import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
-export const FOLDER = fileURLToPath(new URL("../.fixtures/", import.meta.url));
+export const FOLDER = process.env.XLSTM_EDGE_FIXTURES
+  ? `${process.env.XLSTM_EDGE_FIXTURES}/`
+  : fileURLToPath(new URL("../.fixtures/", import.meta.url));
 
 export function cases(kind) {
   if (!existsSync(`${FOLDER}${kind}.json`)) throw new Error("expected fixtures, got none; run `npm run fixtures`");

@@ -1,15 +1,21 @@
 // Has Python make the fixtures, unless they are there and newer than what makes them.
 import { spawnSync } from "node:child_process";
-import { existsSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "../../..");
 const FOLDER = resolve(ROOT, "runtime/web/.fixtures");
 const PYTHON = process.env.XLSTM_EDGE_PYTHON ?? resolve(ROOT, ".venv/bin/python");
-const MAKER = resolve(ROOT, "tests/web_fixtures.py");
+const SOURCES = ["tests/web_fixtures.py", "runtime/xlstm_edge_runtime", "exporters/xlstm_edge_exporters"];
 
-if (existsSync(FOLDER) && statSync(FOLDER).mtimeMs > statSync(MAKER).mtimeMs) process.exit(0);
+/** When the newest Python file in a place was changed. */
+function changed(place) {
+  if (!statSync(place).isDirectory()) return place.endsWith(".py") ? statSync(place).mtimeMs : 0;
+  return Math.max(0, ...readdirSync(place).map((name) => changed(resolve(place, name))));
+}
+
+if (existsSync(FOLDER) && SOURCES.every((place) => changed(resolve(ROOT, place)) < statSync(FOLDER).mtimeMs)) process.exit(0);
 if (!existsSync(PYTHON)) {
   console.error(`expected Python with the project installed at ${PYTHON}, got none; make .venv, or set XLSTM_EDGE_PYTHON`);
   process.exit(1);

@@ -3,6 +3,7 @@ import { createReadStream, existsSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
+import { FOLDER } from "./fixtures.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm" };
@@ -37,8 +38,9 @@ function answer(request, response, state, isolated) {
     response.setHeader("Content-Type", path === "/" ? "text/html" : "text/javascript");
     return response.end(path === "/" ? PAGE : WORKER);
   }
-  const file = join(ROOT, normalize(path.replace(/^\/bundles/, "/.fixtures/bundles")));
-  if (!file.startsWith(ROOT) || !existsSync(file) || !statSync(file).isFile()) {
+  const root = path.startsWith("/bundles/") ? FOLDER : ROOT;
+  const file = join(root, normalize(path));
+  if (!file.startsWith(root) || !existsSync(file) || !statSync(file).isFile()) {
     response.statusCode = 404;
     return response.end("no such file");
   }

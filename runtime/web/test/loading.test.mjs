@@ -1,0 +1,166 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { pathToFileURL } from "node:url";
+import { BundleError, CancelledError, InputError, load } from "../dist/index.js";
+import { bundle, sentence } from "./fixtures.mjs";
+import { startServer } from "./server.mjs";
+
+const is =
+  (Class, words = "") =>
+  (error) =>
+    error instanceof Class && sentence(error).includes(words);
+const SCRATCH = mkdtempSync(join(tmpdir(), "xlstm-edge-test-"));
+after(() => rmSync(SCRATCH, { recursive: true }));
+let copies = 0;
+
+/** A bundle of one's own, to be spoiled. */
+function copy(name = "mixed") {
+  const folder = join(SCRATCH, `${copies++}`);
+  cpSync(bundle(name), folder, { recursive: true });
+  return folder;
+}
+
+test("damaged, missing and foreign files, in one sentence", async () => {
+  const spoil = [
+    [(f) => truncateSync(join(f, "model.onnx.data"), 100), "with"],
+    [(f) => rmSync(join(f, "vectors.json")), "vectors.json"],
+    [(f) => rmSync(join(f, "manifest.json")), "manifest.json"],
+    [(f) => flip(join(f, "model.onnx")), "sha256"],
+    [(f) => flip(join(f, "model.onnx.data")), "sha256"],
+    [(f) => rmSync(join(f, "model.onnx")) || mkdirSync(join(f, "model.onnx")), "regular"],
+    [
+      (f) =>
+        renameSync(join(f, "model.onnx"), join(SCRATCH, "out")) || symlinkSync(join(SCRATCH, "out"), join(f, "model.onnx")),
+      "link",
+    ],
+  ];
+  for (const [change, words] of spoil) {
+    const folder = copy();
+    change(folder);
+    await assert.rejects(load(folder), is(BundleError, words), `${change}`);
+    rmSync(join(SCRATCH, "out"), { force: true });
+  }
+  await assert.rejects(load(join(SCRATCH, "nowhere")), is(BundleError, "nothing"));
+  await assert.rejects(load("a\0b"), is(InputError));
+  await assert.rejects(load(bundle("vectors")), is(BundleError, "float vectors"));
+});
+
+function flip(path) {
+  const content = readFileSync(path);
+  content[content.length >> 1] ^= 1;
+  writeFileSync(path, content);
+}
+
+test("links as the cache of the Hugging Face hub has them", async () => {
+  const root = join(SCRATCH, "models--x");
+  cpSync(bundle("mixed"), join(root, "blobs"), { recursive: true });
+  const snapshot = join(root, "snapshots", "main");
+  mkdirSync(snapshot, { recursive: true });
+  for (const name of ["manifest.json", "model.onnx", "model.onnx.data", "vectors.json"]) {
+    symlinkSync(join("../../blobs", name), join(snapshot, name));
+  }
+  assert.equal((await load(snapshot, { provider: "wasm" })).vocabSize, 97);
+});
+
+test("a graph whose states are of other shapes than the manifest's", async () => {
+  for (const change of [
+    (d) => (d.graph.input = "ids"),
+    (d) => (d.graph.all_logits = true),
+    (d) => (d.model.vocab_size = 98),
+    (d) => d.state.tensors.reverse() && (d.state.tensors[0].shape[0] *= 2) && (d.state.bytes_per_session = bytesOf(d)),
+    (d) => d.state.tensors.pop() && (d.state.bytes_per_session = bytesOf(d)),
+    (d) => (d.minimum_runtime.onnxruntime = "9.9"),
+  ]) {
+    const folder = copy();
+    const document = JSON.parse(readFileSync(join(folder, "manifest.json"), "utf8"));
+    change(document);
+    writeFileSync(join(folder, "manifest.json"), JSON.stringify(document));
+    await assert.rejects(load(folder), is(BundleError), `${change}`);
+  }
+});
+
+function bytesOf(document) {
+  return document.state.tensors.reduce((sum, row) => sum + 4 * row.shape.reduce((a, b) => a * b, 1), 0);
+}
+
+test("options that make no sense", async () => {
+  const wrong = [
+    { provider: "tpu" },
+    { provider: 5 },
+    { threads: 0 },
+    { threads: 1.5 },
+    { threads: "2" },
+    { signal: 1 },
+    { onProgress: 1 },
+    { thread: 1 },
+    null,
+    7,
+  ];
+  for (const options of wrong) await assert.rejects(load(bundle("mixed"), options), is(InputError), JSON.stringify(options));
+  for (const source of [null, 5, {}, [], [1], new Blob()]) await assert.rejects(load(source), is(InputError));
+  await assert.rejects(load(bundle("mixed"), { signal: AbortSignal.abort() }), is(CancelledError));
+});
+
+test("addresses in Node, and of files", async () => {
+  const server = await startServer();
+  const ids = [5, 17, 3];
+  const here = await (await load(bundle("mixed"), { threads: 1 })).session().prefill(ids);
+  for (const options of [{ threads: 1 }, { provider: "wasm" }]) {
+    const there = await (await load(`${server.url}bundles/mixed`, options)).session().prefill(ids);
+    assert.ok(there.every((x, i) => Math.abs(x - here[i]) < 1e-4));
+  }
+  const files = await load(pathToFileURL(bundle("mixed")), { threads: 1 });
+  assert.deepEqual(await files.session().prefill(ids), here);
+  server.state.damage = "model.onnx";
+  await assert.rejects(load(`${server.url}bundles/mixed`), is(BundleError, "sha256"));
+  await server.close();
+});
+
+test("onnxruntime-node sends nothing home: its telemetry is off before it is loaded, unless the variable is set", () => {
+  const script = `
+    import { load } from ${JSON.stringify(new URL("../dist/index.js", import.meta.url).href)};
+    await load(${JSON.stringify(bundle("mixed"))});
+    console.log(process.env.ORT_DISABLE_TELEMETRY);`;
+  for (const [given, expected] of [
+    [undefined, "1"],
+    ["0", "0"],
+  ]) {
+    const { ORT_DISABLE_TELEMETRY: _, ...environment } = process.env;
+    if (given) environment.ORT_DISABLE_TELEMETRY = given;
+    const result = spawnSync(process.execPath, ["--input-type=module", "-e", script], { env: environment, encoding: "utf8" });
+    assert.equal(result.stdout.trim(), expected, result.stderr);
+  }
+});
+
+test("without the packages, one sentence says which to install", () => {
+  const place = join(SCRATCH, "bare");
+  cpSync(new URL("../dist", import.meta.url), join(place, "dist"), { recursive: true });
+  writeFileSync(join(place, "package.json"), '{"type": "module"}');
+  const script = `
+    import { load } from ${JSON.stringify(pathToFileURL(join(place, "dist/index.js")).href)};
+    for (const provider of ["cpu", "wasm", "webgpu"]) {
+      await load(${JSON.stringify(bundle("mixed"))}, { provider }).catch((e) => console.log(e.name + ": " + e.message));
+    }`;
+  const { stdout, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", script], {
+    cwd: place,
+    encoding: "utf8",
+  });
+  const lines = stdout.trim().split("\n");
+  assert.equal(lines.length, 3, stderr);
+  for (const line of lines)
+    assert.match(line, /^DependencyError: expected the package onnxruntime-.*, got none; npm install onnxruntime-/);
+});

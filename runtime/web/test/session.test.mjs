@@ -1,0 +1,204 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { BundleError, InputError, load, StateError, streamText } from "../dist/index.js";
+import { bundle, collect, sentence, snapshot } from "./fixtures.mjs";
+
+const is = (Class) => (error) => error instanceof Class && !!sentence(error);
+const mixed = {};
+for (const provider of ["cpu", "wasm"]) mixed[provider] = await load(bundle("mixed"), { provider, threads: 1 });
+
+for (const [provider, model] of Object.entries(mixed)) {
+  test(`chunks and steps come to the same on ${provider}`, async () => {
+    const [chunks, steps] = [model.session(), model.session()];
+    const ids = Array.from({ length: 21 }, (_, i) => (i * 5) % 97);
+    const whole = await chunks.prefill(ids);
+    let last;
+    for (const id of ids) last = await steps.step(id);
+    assert.ok(whole.every((x, i) => Math.abs(x - last[i]) < 1e-4));
+    assert.deepEqual([chunks.tokens, steps.tokens], [21, 21]);
+  });
+
+  test(`forks, resets and sessions side by side are independent on ${provider}`, async () => {
+    const session = model.session();
+    await session.prefill([1, 2, 3]);
+    const branch = await session.fork();
+    const [ours, theirs] = await Promise.all([session.step(4), branch.step(5)]);
+    const before = ours.slice();
+    await branch.prefill([7, 8, 9]);
+    assert.deepEqual(ours, before);
+    assert.notDeepEqual(ours, theirs);
+    const again = model.session();
+    await again.prefill([1, 2, 3]);
+    assert.deepEqual(await again.step(4), ours);
+    await session.reset();
+    assert.equal(session.tokens, 0);
+    await session.prefill([1, 2, 3]);
+    assert.deepEqual(await session.step(4), ours);
+  });
+
+  test(`memory stays flat over ten thousand tokens on ${provider}`, async () => {
+    setFlagsFromString("--expose_gc");
+    const gc = runInNewContext("gc");
+    const session = model.session();
+    const held = async (tokens) => {
+      for await (const _ of session.generate([1], { maxTokens: tokens, ignoreEos: true }));
+      gc();
+      await new Promise((resolve) => setTimeout(resolve, 50)); // buffers that were found to be garbage are given back later
+      gc();
+      const { rss, arrayBuffers, heapUsed } = process.memoryUsage();
+      return { rss, arrayBuffers, heapUsed };
+    };
+    const before = await held(2000);
+    const after = await held(10_000);
+    const leak = 10_000 * 4 * model.vocabSize; // of the logits alone
+    assert.ok(session.nbytes > 1 << 14 && leak > 3e6);
+    assert.ok(after.arrayBuffers - before.arrayBuffers < 100_000, JSON.stringify([before, after]));
+    assert.ok(after.heapUsed - before.heapUsed < 500_000, JSON.stringify([before, after]));
+    assert.ok(after.rss - before.rss < 32 << 20, JSON.stringify([before, after])); // a state a token would be 600 MB
+  });
+}
+
+test("bad ids feed nothing", async () => {
+  const session = mixed.cpu.session();
+  await session.step(3);
+  for (const bad of [[], [97], [-1], [1.5], ["1"], [Number.NaN], [1n], 5, "12", null, undefined, {}]) {
+    await assert.rejects(session.prefill(bad), is(InputError));
+    assert.throws(() => session.generate(bad), is(InputError));
+  }
+  await assert.rejects(session.step(97), is(InputError));
+  assert.equal(session.tokens, 1);
+});
+
+test("one call of a session at a time", async () => {
+  const session = mixed.cpu.session();
+  const first = session.step(1);
+  await assert.rejects(session.step(2), is(InputError));
+  await assert.rejects(session.fork(), is(InputError));
+  assert.throws(() => session.dispose(), is(InputError));
+  await first;
+  assert.equal(session.tokens, 1);
+  await session.step(2);
+  session.dispose();
+  await assert.rejects(session.step(2), is(InputError));
+});
+
+test("a token is fed before it is seen, wherever a stream is left", async () => {
+  const session = mixed.cpu.session();
+  const seen = [];
+  for await (const event of session.generate([1, 2, 3], { maxTokens: 30, ignoreEos: true })) {
+    assert.equal(session.tokens, 4 + event.index);
+    seen.push(event.id);
+    if (event.index === 5) break;
+  }
+  const other = mixed.cpu.session();
+  await other.prefill([1, 2, 3]);
+  for (const id of seen) await other.step(id);
+  assert.deepEqual(await session.save(), await other.save());
+});
+
+test("a prompt that is aborted stops after whole chunks", async () => {
+  const session = mixed.cpu.session();
+  const abort = new AbortController();
+  const onPrompt = (done) => done >= 16 && abort.abort();
+  const events = await collect(session.generate(Array(40).fill(5), { signal: abort.signal, onPrompt }));
+  assert.deepEqual(
+    events.map(({ type, reason }) => [type, reason]),
+    [["finish", "cancelled"]],
+  );
+  assert.equal(events[0].usage.promptTokens, 16);
+  assert.equal(session.tokens, 16);
+});
+
+test("an error out of a caller's function leaves the session after whole chunks", async () => {
+  const session = mixed.cpu.session();
+  const onPrompt = (done) => {
+    if (done === 8) throw new RangeError("mine");
+  };
+  await assert.rejects(collect(session.generate(Array(40).fill(5), { onPrompt })), RangeError);
+  assert.equal(session.tokens, 8);
+  await session.step(1);
+});
+
+test("options that make no sense are refused at the call", async () => {
+  const session = mixed.cpu.session();
+  const wrong = [
+    { maxTokens: -1 },
+    { maxTokens: 1.5 },
+    { minTokens: "1" },
+    { stopIds: 3 },
+    { stopIds: [-1] },
+    { stopIds: [1.5] },
+    { ignoreEos: 1 },
+    { signal: {} },
+    { onPrompt: 1 },
+    { max_tokens: 5 },
+    { temperature: 2e4 },
+    { stop: ["a"] },
+    null,
+    5,
+    { stopIds: "12" },
+  ];
+  for (const options of wrong) assert.throws(() => session.generate([1], options), is(InputError), JSON.stringify(options));
+  assert.throws(() => mixed.cpu.stream("a", { stop: "b" }), is(InputError));
+  assert.throws(() => streamText(session, "a", { nonsense: 1 }), is(InputError));
+  assert.equal(session.tokens, 0);
+});
+
+test("a bundle without a tokenizer, and prompts that are no text", async () => {
+  await assert.rejects(mixed.cpu.encode("a"), is(InputError));
+  const model = await load(bundle("shipped-web"), { threads: 1 });
+  await assert.rejects(model.encode("\ud800"), is(InputError));
+  await assert.rejects(model.encode(5), is(InputError));
+  await assert.rejects(collect(model.stream("")), is(InputError));
+  await model.dispose();
+});
+
+test("snapshots of another checkpoint, and what is none", async () => {
+  const session = mixed.cpu.session();
+  await session.prefill([1, 2]);
+  const before = await session.save();
+  await assert.rejects(session.load(snapshot("large.float32")), is(StateError));
+  await assert.rejects(session.load("path"), is(InputError));
+  await assert.rejects(session.load(new Uint8Array()), is(StateError));
+  await assert.rejects(session.load(before.subarray(0, -4)), is(StateError));
+  await assert.rejects(session.save({ dtype: "int8" }), is(InputError));
+  assert.deepEqual(await session.save(), before);
+  const shifted = new Uint8Array(before.length + 3);
+  shifted.set(before, 3);
+  await session.load(shifted.subarray(3)); // at an odd place of its buffer
+  await session.load(before.buffer);
+  assert.deepEqual(await session.save(), before);
+});
+
+test("the state as users see it has the shapes of the table", async () => {
+  const model = await load(bundle("shipped-cpu"), { threads: 1 }); // its heads are split in the graph
+  const session = model.session();
+  await session.prefill([1, 2, 3]);
+  const state = await session.state();
+  assert.deepEqual(
+    [...state.keys()],
+    model.manifest.state.rows.map((row) => row.name),
+  );
+  assert.equal(
+    [...state.values()].reduce((sum, array) => sum + array.byteLength, 0),
+    session.nbytes,
+  );
+  const other = await load(bundle("shipped-web"), { threads: 1 });
+  const whole = other.session();
+  await whole.prefill([1, 2, 3]);
+  for (const [name, array] of await whole.state()) {
+    assert.ok(
+      array.every((x, i) => Math.abs(x - state.get(name)[i]) < 1e-4),
+      name,
+    );
+  }
+});
+
+test("a model that is gone", async () => {
+  const model = await load(bundle("mixed"), { threads: 1 });
+  const session = model.session();
+  await model.dispose();
+  await assert.rejects(session.step(1), is(BundleError));
+});
