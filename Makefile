@@ -1,19 +1,21 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Each sets up .venv first, once.
 PYTHON ?= python3
 BIN := .venv/bin
-DEVICES := qnn openvino openvino-ir coreml litert webgpu
+DEVICES := qnn openvino openvino-ir coreml litert webgpu genai
 PACKAGES_qnn := onnxruntime-qnn==2.7.0
 PACKAGES_openvino := onnxruntime-ep-openvino==1.8.1
 PACKAGES_openvino-ir := openvino==2026.4.1 nncf==3.4.0 openvino-telemetry psutil pydot scipy tabulate
 PACKAGES_coreml := coremltools==9.0 cattrs attrs pyaml tqdm sympy mpmath packaging
 PACKAGES_litert := litert-torch==0.10.0 litert-converter==0.5.0 ai-edge-litert==2.3.0 ai-edge-quantizer==0.10.0 \
   torchao==0.18.0 jax==0.10.2 jaxlib==0.10.2 scipy opt_einsum absl-py immutabledict
+PACKAGES_genai := onnxruntime-genai==0.18.0
 PACKAGES_webgpu := onnxruntime-webgpu==1.27.0
 TESTS_qnn := tests/runtime/test_plugins_installed.py tests/runtime/test_ahead_of_time.py
 TESTS_openvino := tests/runtime/test_plugins_installed.py
 TESTS_openvino-ir := tests/exporters/targets/test_openvino_ir.py
 TESTS_coreml := tests/exporters/targets/test_coreml_package.py -p no:logging
 TESTS_litert := tests/exporters/targets/test_litert.py
+TESTS_genai := tests/exporters/targets/test_genai.py tests/exporters/targets/test_genai_tokenizer.py
 TESTS_webgpu := tests/exporters/targets/test_web.py
 # A GPU in software.
 NEEDS_webgpu := , Debian's package chromium-common

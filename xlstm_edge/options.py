@@ -94,10 +94,11 @@ QualityPlot = Annotated[
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.", metavar="BUNDLE")]
 Target = Annotated[
-    Literal["cpu", "portable", "web", "coreml", "qnn", "openvino", "litert"] | None,
+    Literal["cpu", "portable", "web", "coreml", "qnn", "openvino", "litert", "genai"] | None,
     typer.Option(
         help="Where it is to run: **cpu** (onnxruntime), **web** (browsers), **coreml** (Apple), **qnn** (Snapdragon), "
-        "**openvino** (Intel), **litert** (Android, other chips), **portable** (any other ONNX runtime).",
+        "**openvino** (Intel), **litert** (Android, other chips), **genai** (apps on onnxruntime-genai), "
+        "**portable** (any other ONNX runtime).",
         show_default="cpu",
     ),
 ]

@@ -105,9 +105,10 @@ def write_bundle(
                 note(
                     f"the form of {options.target}'s own runtime takes single tokens; {PROMPT_GRAPH} is for onnxruntime"
                 )
+        quantization = _quantization(plan or {}, encodings or {}, recipe or {})
+        compiled = {**compiled, **_companions(folder, checkpoint, options, text, quantization, note)}
         progress("hashing", 0, 0)
         files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
-        quantization = _quantization(plan or {}, encodings or {}, recipe or {})
         manifest = describe(checkpoint, options, text, files, quantization, compiled)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
@@ -180,6 +181,22 @@ def describe(
         quantization=quantization,
         compiled=compiled or {},
     )
+
+
+def _companions(
+    folder: Path,
+    checkpoint: Checkpoint,
+    options: GraphOptions,
+    text: TextAssets,
+    quantization: Quantization,
+    note: Note,
+) -> Mapping[str, CompiledGraph]:
+    """Write what the target's own runtime wants beside the graph, and hold it to that; its entries for the manifest."""
+    target, draft = options.lowering, describe(checkpoint, options, text, {}, quantization)
+    for name, data in target.companions(folder, draft, note).items():
+        (folder / name).write_bytes(data)
+    target.check_companions(folder, draft)
+    return target.forms(draft)
 
 
 def _checked(

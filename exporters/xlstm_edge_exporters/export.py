@@ -28,6 +28,7 @@ from .quantize.plan import Plan, bits_by_hand, integer_products, make_plan, plan
 from .quantize.sources import Quantizer, round_searched
 from .quantize.store import Store, finished, stored
 from .recipe import A16W8, Recipe
+from .targets import TARGETS
 from .text_assets import Note, TextAssets, no_note, read_text_assets
 
 
@@ -54,6 +55,7 @@ def export_checkpoint(
     text = read_text_assets(checkpoint, recipe.tokenizer, notes.append)
     if checkpoint.spec.vocab_size is None:
         recipe = recipe.for_vectors()
+    TARGETS[recipe.target].admit(checkpoint.spec)
     options = GraphOptions(target=recipe.target, chunk=recipe.chunk_for(checkpoint.spec), all_logits=recipe.all_logits)
     blocks = recipe.quantize not in (None, A16W8) and not options.lowering.compiles_integers
     plan: Plan | None = make_plan(checkpoint.spec, checkpoint.weights, recipe) if blocks else None

@@ -42,7 +42,7 @@ def check_shared(step: ir.Model, prompt: ir.Model, weights: Collection[str]) -> 
     for name in prompt.graph.initializers.keys() & weights:
         if name not in held or _place(held[name]) != _place(prompt.graph.initializers[name]):
             raise VerificationError(
-                f"expected {name} for prompts as for single tokens, got another tensor; export the bundle again"
+                f"expected one {name} for all graphs of the bundle, got another tensor; export the bundle again"
             )
 
 

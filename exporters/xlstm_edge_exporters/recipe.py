@@ -93,8 +93,9 @@ class Recipe:
         if self.target not in TARGETS:
             raise InputError(f"expected a target among {', '.join(TARGETS)}, got {shown(self.target)}; choose one")
         target = TARGETS[self.target]
-        if self.chunk is not None and not 1 <= self.chunk <= target.longest_chunk:
-            tokens = "1 token" if target.longest_chunk == 1 else f"1 to {target.longest_chunk} tokens"
+        if self.chunk is not None and not target.shortest_chunk <= self.chunk <= target.longest_chunk:
+            shortest, longest = target.shortest_chunk, target.longest_chunk
+            tokens = "1 token" if longest == 1 else f"{shortest} to {longest} tokens"
             raise InputError(
                 f"expected a chunk of {tokens} for {self.target}, got {shown(self.chunk)}; leave it "
                 f"out for {target.default_chunk}"

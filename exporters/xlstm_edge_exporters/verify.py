@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from xlstm_edge_runtime.errors import VerificationError, shown
+from xlstm_edge_runtime.layout import COMPANIONS
 from xlstm_edge_runtime.loading import load
 from xlstm_edge_runtime.manifest import Manifest
 from xlstm_edge_runtime.manifest_sections import A_SCALE_AN_OUTPUT
@@ -29,7 +31,7 @@ from .quantize.encodings import rounded_weight
 from .quantize.read import read_schemes, read_weights
 from .quantize.rewrite import DATA, SCALES, TABLE, QuantizeGraph
 from .quantize.scheme import Scheme
-from .text_assets import read_text_assets
+from .text_assets import no_note, read_text_assets
 from .trace import trace
 from .vectors import make_vectors
 from .weights import FloatArray, Weights
@@ -66,6 +68,8 @@ def verify_against(
     yield Check("structure", _same_graph(manifest, checkpoint, graph, schemes))
     if manifest.graph.prompt is not None:
         yield Check("structure, prompts", _same_prompts(manifest, checkpoint, graph, folder / manifest.graph.prompt))
+    if options.lowering.forms(manifest):
+        yield Check(f"structure, {options.target}", _same_companions(manifest, checkpoint, folder, schemes))
     stored, wanted = read_weights(graph), target_weights(checkpoint, options)
     yield Check("tensors", _same_weights(wanted, stored, schemes, manifest.quantization.calibrated, encodings))
     stored = options.lowering.canonical_weights(checkpoint.spec, stored)
@@ -136,8 +140,30 @@ def _same_graph(manifest: Manifest, checkpoint: Checkpoint, graph: Path, schemes
     if schemes:
         QuantizeGraph(dict(schemes))(model)
     QuantizeActivations(_integer_names(manifest))(model)
-    weights = _weight_names(manifest, checkpoint) | {name + part for name in schemes for part in (DATA, SCALES, TABLE)}
+    weights = _stored_names(manifest, checkpoint, schemes)
     return f"{check_structure(model, ir.load(graph), weights):,} operators as the checkpoint traces"
+
+
+def _same_companions(manifest: Manifest, checkpoint: Checkpoint, folder: Path, schemes: Mapping[str, Scheme]) -> str:
+    """What the target's own runtime opens is what the bundle's graph makes, over the same weights."""
+    target, weights = _options(manifest).lowering, _stored_names(manifest, checkpoint, schemes)
+    files, forms = target.companions(folder, manifest, no_note), target.forms(manifest)
+    if odd := sorted((files.keys() - manifest.files.keys()) | ((COMPANIONS & manifest.files.keys()) - files.keys())):
+        raise VerificationError(
+            f"expected {odd[0]} where an export writes it, got other files; export the bundle again"
+        )
+    if forms != manifest.compiled:
+        raise VerificationError(
+            "expected the forms that an export makes, got others in the manifest; export the bundle again"
+        )
+    for name, data in files.items():
+        if name in {entry.file for entry in forms.values()}:
+            wanted, got = ir.from_proto(onnx.ModelProto.FromString(data)), ir.load(folder / name)
+            check_structure(wanted, got, weights)
+            check_shared(ir.load(folder / manifest.graph.file), got, weights)
+        elif (folder / name).read_bytes() != data:
+            raise VerificationError(f"expected {name} as an export writes it, got another; export the bundle again")
+    return f"{len(files)} files as the bundle's graph makes them, over the same weights"
 
 
 def _same_prompts(manifest: Manifest, checkpoint: Checkpoint, graph: Path, prompt: Path) -> str:
@@ -147,6 +173,12 @@ def _same_prompts(manifest: Manifest, checkpoint: Checkpoint, graph: Path, promp
     count = check_structure(wanted, got, weights)
     check_shared(ir.load(graph), got, weights)
     return f"{count:,} operators as the checkpoint traces, over the same weights"
+
+
+def _stored_names(manifest: Manifest, checkpoint: Checkpoint, schemes: Mapping[str, Scheme]) -> set[str]:
+    """The same, and those of weights in blocks."""
+    blocks = {name + part for name in schemes for part in (DATA, SCALES, TABLE)}
+    return _weight_names(manifest, checkpoint) | blocks
 
 
 def _weight_names(manifest: Manifest, checkpoint: Checkpoint) -> set[str]:

@@ -960,7 +960,7 @@ static void read_model(struct manifest *m, struct reader r) {
 
 static void read_graph(struct manifest *m, struct reader r) {
     m->graph = text_like(r, "file", like_file, "a plain file name");
-    text_among(r, "target", "cpu portable web coreml qnn openvino litert");
+    text_among(r, "target", "cpu portable web coreml qnn openvino litert genai");
     integer(r, "opset", 1, 1000);
     m->input = text_like(r, "input", like_tensor, "the name of a tensor");
     m->output = text_like(r, "output", like_tensor, "the name of a tensor");
@@ -1053,7 +1053,7 @@ static void read_compiled(struct reader r) {
         if (!like_chip(n->key, n->key_length))
             refuse(r, "", "forms by short names", n);
         text_like(entry, "file", like_compiled, "the file of a compiled graph");
-        text_among(entry, "provider", "qnn coreml openvino litert");
+        text_among(entry, "provider", "qnn coreml openvino litert genai");
         text_among(entry, "weights", "float32 float16 int8 int4 a16w8");
         if (!is_null(entry, "prompt"))
             text_like(entry, "prompt", like_compiled, "the file of a compiled graph");

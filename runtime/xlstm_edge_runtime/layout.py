@@ -7,6 +7,11 @@ GRAPH = "model.onnx"
 PROMPT_GRAPH = "prompt.onnx"  # for calls of a fixed number of tokens, where the graph takes one; with the same weights
 VECTORS = "vectors.json"
 TOKENIZER = "tokenizer.json"
+GENAI_CONFIG, TOKENIZER_CONFIG = (
+    "genai_config.json",
+    "tokenizer_config.json",
+)  # what onnxruntime-genai opens a folder by
+COMPANIONS = frozenset({GENAI_CONFIG, TOKENIZER_CONFIG})
 LICENCE, CARD = "LICENSE", "MODEL_CARD.md"  # of the checkpoint, where it came with them
 TUNING = "tuned"  # a folder: the record, and sometimes a graph and its weights
 TUNING_RECORD = "tuned.json"
@@ -24,6 +29,6 @@ def weights_of(graph: str) -> str:
 
 # All that an export writes; forms of the graph that are compiled ahead of time besides.
 COMPILED = re.compile(r"(model|prompt)\.[a-z0-9]+(\.onnx|_qnn\.bin|\.xml|\.bin)|model(\.mlpackage\.zip|\.tflite)")
-EXPORTED = frozenset({MANIFEST, GRAPH, PROMPT_GRAPH, weights_of(GRAPH), VECTORS, TOKENIZER, LICENCE, CARD})
+EXPORTED = COMPANIONS | {MANIFEST, GRAPH, PROMPT_GRAPH, weights_of(GRAPH), VECTORS, TOKENIZER, LICENCE, CARD}
 TUNED_GRAPH = frozenset({GRAPH, weights_of(GRAPH)})
 TUNED = TUNED_GRAPH | {TUNING_RECORD}  # all that a tuning writes into its folder

@@ -21,8 +21,8 @@ FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 TENSOR_NAME = r"[A-Za-z0-9._]{1,200}"
 CHIP = r"[a-z0-9]{1,20}"
 # Where a graph is for, and what loads its other forms.
-TARGETS = ("cpu", "portable", "web", "coreml", "qnn", "openvino", "litert")
-LOADERS = ("qnn", "coreml", "openvino", "litert")
+TARGETS = ("cpu", "portable", "web", "coreml", "qnn", "openvino", "litert", "genai")
+LOADERS = ("qnn", "coreml", "openvino", "litert", "genai")
 HASH = r"[0-9a-f]{64}"
 KINDS = ("byte", "huggingface", "none")
 # What decided an export, and the type of each: the options of the exporter's recipe.

@@ -191,6 +191,7 @@ CASES = [
     ("shipped", {}),
     ("lm-mixed", {"target": "cpu", "chunk": 16}),
     ("large-plain", {"chunk": 16, "all_logits": True}),
+    ("lm-mixed", {"target": "genai", "chunk": 16}),
 ]
 
 

@@ -3,10 +3,11 @@
 What a target says of itself is asked for before torch is loaded: modules that load it are imported inside functions.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from xlstm_edge_runtime.manifest import Manifest
 from xlstm_edge_runtime.manifest_sections import LARGEST_CHUNK, CompiledGraph
 from xlstm_edge_runtime.progress import Progress, no_progress
 from xlstm_edge_runtime.state import StateTable
@@ -21,15 +22,16 @@ if TYPE_CHECKING:
     from ..weights import Weights
 
 QUANTIZATIONS = frozenset({"int8", "int4", "mixed"})
+Remark = Callable[[str], None]  # is told a line
 
 
 class Target:
     """Where a graph is to run. The defaults are those of onnxruntime on a CPU; a target states what is other for it.
 
     `summary` is for the help, `use` is said at the end of an export. `static` graphs take one token of one sequence, others
-    any batch and up to `chunk` tokens, `default_chunk` unless asked, `longest_chunk` at most; a static target that takes more
-    than one has a second graph, for calls of exactly so many. `opset` is the finished graph's, `traced_opset` the one that
-    torch writes. `onnxruntime` is the oldest that runs it and `provider` the runtime's name of what runs it.
+    any batch and up to `chunk` tokens, `default_chunk` unless asked, `shortest_chunk` to `longest_chunk`; a static target that
+    takes more than one has a second graph, for calls of exactly so many. `opset` is the finished graph's, `traced_opset` the
+    one that torch writes. `onnxruntime` is the oldest that runs it and `provider` the runtime's name of what runs it.
     `chips` are names that it can be compiled for, `compiles` says whether it has another form of its own,
     `compiles_prompts` whether what is compiled has the graph for prompts too, and `compiles_integers` whether only that one has
     integers; `quantizations` are the values of --quantize that make sense.
@@ -43,6 +45,7 @@ class Target:
     static: ClassVar[bool] = False
     default_chunk: ClassVar[int] = 64
     longest_chunk: ClassVar[int] = LARGEST_CHUNK
+    shortest_chunk: ClassVar[int] = 1
     opset: ClassVar[int] = 23
     traced_opset: ClassVar[int] = 23
     ir_version: ClassVar[int] = 10
@@ -57,6 +60,9 @@ class Target:
     integer_packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     half: ClassVar[bool] = False
+
+    def admit(self, spec: ModelSpec) -> None:
+        """CheckpointError for a model that the target has no place for; before any work."""
 
     def spec(self, spec: ModelSpec) -> ModelSpec:
         """The canonical model as this target wants it."""
@@ -117,6 +123,25 @@ class Target:
         `quantize` is what was asked for where `compiles_integers`. Their entries for the manifest, by what each is for. Called
         where that was asked for.
         """
+        return {}
+
+    def companions(
+        self,
+        folder: Path,  # noqa: ARG002  # for targets whose runtime wants more
+        manifest: Manifest,  # noqa: ARG002  # same
+        remark: Remark,  # noqa: ARG002  # same
+    ) -> Mapping[str, bytes]:
+        """Files, by name, that the target's own runtime wants beside the graph in any case; made of the bundle alone.
+
+        `manifest` is that of the bundle in `folder`, or will be: it may lack files and forms.
+        """
+        return {}
+
+    def check_companions(self, folder: Path, manifest: Manifest) -> None:
+        """CheckpointError where the files just written do not compute what the bundle does."""
+
+    def forms(self, manifest: Manifest) -> dict[str, CompiledGraph]:  # noqa: ARG002  # same
+        """The graph among `companions`, as the manifest names it."""
         return {}
 
     def passes(self) -> "Sequence[ir.passes.InPlacePass]":
