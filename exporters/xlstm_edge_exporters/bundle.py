@@ -101,10 +101,7 @@ def write_bundle(
         if chips or ahead_of_time:
             family, quantize = checkpoint.spec.family, (recipe or {}).get("quantize")
             compiled = options.lowering.compile(folder / GRAPH, table, family, quantize, chips, progress, prompt=prompt)
-            if prompt is not None and not options.lowering.compiles_prompts:
-                note(
-                    f"the form of {options.target}'s own runtime takes single tokens; {PROMPT_GRAPH} is for onnxruntime"
-                )
+            _note_prompts(options, note)
         quantization = _quantization(plan or {}, encodings or {}, recipe or {})
         compiled = {**compiled, **_companions(folder, checkpoint, options, text, quantization, note)}
         progress("hashing", 0, 0)
@@ -112,6 +109,12 @@ def write_bundle(
         manifest = describe(checkpoint, options, text, files, quantization, compiled)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
+
+
+def _note_prompts(options: GraphOptions, note: Note) -> None:
+    """Where prompts are, if the form that was compiled has no room for them."""
+    if options.has_prompts and not options.lowering.compiles_prompts:
+        note(f"the form of {options.target}'s own runtime takes single tokens; {PROMPT_GRAPH} is for onnxruntime")
 
 
 def write_graph(
