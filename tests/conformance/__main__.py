@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from . import FOLDER, INDEX
-from .behaviour import generation_cases, logits_cases, snapshot_cases, text_cases
+from .behaviour import generation_cases, logits_cases, snapshot_cases, text_cases, vector_cases
 from .bundles import BUNDLES, make_bundles, make_checkpoints
 from .malformed import file_cases, manifest_cases, snapshot_edit_cases
 from .pieces import decode_cases, exact_cases, sampling_cases, stop_cases
@@ -31,6 +31,7 @@ def main() -> None:
         checks = {
             "bundles": [{"bundle": name, "about": about} for name, (_, about, _) in BUNDLES.items()],
             "logits": logits_cases(FOLDER, checkpoints, bundles),
+            "vectors": vector_cases(FOLDER, checkpoints),
             "generations": generation_cases(bundles),
             "texts": text_cases(bundles),
             "snapshots": snapshot_cases(FOLDER, checkpoints, bundles),

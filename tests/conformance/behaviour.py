@@ -18,7 +18,7 @@ from xlstm_edge_runtime.sampling import Sampler
 from xlstm_edge_runtime.vectors import read_vectors
 
 from ..oracles.reference import Reference
-from .bundles import BUNDLES
+from .bundles import BUNDLES, CHECKPOINTS
 
 Case = dict[str, Any]
 Logits = NDArray[np.float32]
@@ -43,6 +43,8 @@ def logits_cases(folder: Path, checkpoints: dict[str, Path], bundles: dict[str, 
     (folder / "logits").mkdir()
     for name, bundle in bundles.items():
         model, source = xr.load(bundle, threads=1), checkpoints[BUNDLES[name][0]]
+        if not model.takes_ids:
+            continue
         calls = ids_of(model, CALLS)
         flat, ends = np.concatenate(calls), np.cumsum([len(call) for call in calls]) - 1
         if model.manifest.quantization:
@@ -54,6 +56,17 @@ def logits_cases(folder: Path, checkpoints: dict[str, Path], bundles: dict[str, 
         save_file({"logits": expected[ends].astype(np.float32)}, folder / file)
         cases.append({"bundle": name, "calls": calls, "file": file, **measure})
     return cases
+
+
+def vector_cases(folder: Path, checkpoints: dict[str, Path]) -> list[Case]:
+    """The same of a stack of float vectors, whose inputs are stored too."""
+    name, file, rng = "vectors", "vectors.safetensors", np.random.default_rng(5)
+    source = Reference(checkpoints[BUNDLES[name][0]])
+    width = CHECKPOINTS[BUNDLES[name][0]].config["embedding_dim"]
+    inputs = rng.standard_normal((sum(CALLS), width)).astype(np.float32)
+    outputs = source.run(inputs)[np.cumsum(CALLS) - 1].astype(np.float32)
+    save_file({"inputs": inputs, "logits": outputs}, folder / file)
+    return [{"bundle": name, "lengths": list(CALLS), "file": file, "measure": "range", "tolerance": FLOAT32}]
 
 
 def _rounding(model: xr.Model) -> float:

@@ -16,6 +16,7 @@ CHECKPOINTS = {
     "capped": Case("capped", "xlstm_large", large(16, 1, 2, 260)),
     "uncapped": Case("uncapped", "xlstm_large", large(16, 1, 2, 40, gate_soft_cap=None, output_logit_soft_cap=None)),
     "mixed": Case("mixed", "xlstm_lm", v1(16, 2, [1], 340)),
+    "stack": Case("stack", "xlstm_stack", v1(12, 2, [1], None, s_num_heads=2, m_num_heads=2)),
 }
 # What the tokenizer of `mixed` and its training leave beside it: special tokens, and defaults of sampling.
 BESIDE = {
@@ -37,6 +38,7 @@ BUNDLES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "the checkpoint of `capped` with one token a call, stabilizers less a constant, a second graph for prompts",
         {"tokenizer": "byte", "target": "openvino", "chunk": 4},
     ),
+    "vectors": ("stack", "a stack of v1 blocks: float vectors in and out", {"chunk": 8}),
     "web": ("mixed", "the checkpoint of `mixed` for onnxruntime-web", {"target": "web", "chunk": 8}),
 }  # fmt: skip
 

@@ -93,6 +93,15 @@ def test_logits(case: Case) -> None:
     assert session.tokens == sum(map(len, case["calls"]))
 
 
+@pytest.mark.parametrize("case", CHECKS["vectors"], ids=lambda case: case["bundle"])
+def test_vectors(case: Case) -> None:
+    session, inputs, done = loaded(case["bundle"]).session(), load_file(FOLDER / case["file"])["inputs"], 0
+    for row, length in enumerate(case["lengths"]):
+        near(session.prefill(inputs[done : done + length]), case, row)
+        done += length
+    assert session.tokens == len(inputs) == done
+
+
 @pytest.mark.parametrize("name", BUNDLES)
 def test_bundles_prove_themselves(name: str) -> None:
     from xlstm_edge_runtime.verify import verify_bundle
