@@ -64,7 +64,7 @@ def _settings(manifest: Manifest, longest: int) -> dict[str, Any]:
             "eos_token_id": stops,
             "pad_token_id": stops[0] if special.pad is None else special.pad,
             "decoder": {
-                "session_options": {"provider_options": []},
+                "session_options": {"session.intra_op.spin_duration_us": str(SPIN), "provider_options": []},
                 "filename": GENAI_GRAPH,
                 "hidden_size": manifest.model.width,
                 "num_hidden_layers": len(layers_of(manifest.state)),

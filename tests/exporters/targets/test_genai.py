@@ -4,7 +4,10 @@
 """
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -25,7 +28,7 @@ from xlstm_edge_exporters.verify import verify_against
 from xlstm_edge_runtime.manifest import read_manifest
 
 from ...changed_bundles import edit_json, rehash
-from ...command import Command, assert_nothing_written, assert_one_sentence
+from ...command import ROOT, Command, assert_nothing_written, assert_one_sentence
 from ...conftest import BY_NAME, SHIPPED, sequence_for
 from ...oracles.cases import CASES, Case
 
@@ -74,6 +77,7 @@ def test_its_settings_are_the_bundle_s(export_of: ExportOf) -> None:
     decoder = model["decoder"]
     assert (model["vocab_size"], model["eos_token_id"], model["bos_token_id"]) == (2048, [0], 0)
     assert model["context_length"] == LONGEST > 1 << 29
+    assert decoder["session_options"]["session.intra_op.spin_duration_us"] == "20"  # as our runtime's
     names = {value.name for value in (*graph.input, *graph.output)}
     for index in range(decoder["num_hidden_layers"]):
         for template in (decoder["inputs"]["past_key_names"], decoder["outputs"]["present_key_names"]):
@@ -467,3 +471,28 @@ def test_it_reads_and_writes_the_shipped_model_s_text(shipped: GenAI) -> None:
     ids = tokenizer.encode(text).tolist()
     assert ids == shipped.ours.encode(text)
     assert tokenizer.decode(ids) == text
+
+
+@needs_genai
+def test_the_example_streams_with_genai_alone(export_of: ExportOf, shipped: GenAI) -> None:
+    script = ROOT / "examples" / "genai_stream.py"
+    words = [sys.executable, script, export_of("shipped", target="genai"), "ROMEO."]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ROMEO." + "".join(shipped.ours.stream("ROMEO.", max_tokens=200)) + "\n"
+    called_wrong = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert called_wrong.returncode == 1
+    assert called_wrong.stderr.startswith("usage: ")
+
+
+@needs_genai
+def test_nothing_is_sent_and_nothing_kept(export_of: ExportOf, tmp_path: Path) -> None:
+    """genai reports its use unless it is told not to, as the example tells it: no connection is tried, no file is left."""
+    script, home = ROOT / "examples" / "genai_stream.py", tmp_path / "home"
+    home.mkdir()
+    clean = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    environment = clean | {"HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    words = [sys.executable, script, export_of("shipped", target="genai"), "ROMEO."]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert not list(home.rglob("*"))
