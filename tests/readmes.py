@@ -25,7 +25,9 @@ class Block:
 def documents() -> list[Path]:
     """Every Markdown file that git knows or would know, outside of hidden folders."""
     found = (
-        path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+        path
+        for path in ROOT.rglob("*.md")
+        if not any(part.startswith(".") or part == "node_modules" for part in path.relative_to(ROOT).parts)
     )
     return sorted(found)
 
