@@ -21,9 +21,9 @@ from ..readmes import INLINE, Block, blocks, commands, documents, links, mention
 
 DOCUMENTS = {str(path.relative_to(ROOT)): path for path in documents()}
 RUNNABLE = ("console", "python")
-# Lists of modules, drawings, samples of text, commands that install or train for an hour (their words are checked), and
-# code for a Mac.
-NOT_RUN = {"", "mermaid", "text", "bash", "swift"}
+# Lists of modules, drawings, samples of text, commands that install or train for an hour (their words are checked), code for
+# a Mac, and what runtime/web/test/readme.test.mjs runs.
+NOT_RUN = {"", "mermaid", "text", "bash", "swift", "js", "ts", "html"}
 PAGES = [name for name, path in DOCUMENTS.items() if any(block.language in RUNNABLE for block in blocks(path))]
 MOST_LINES = {"README.md": 120, "tests/README.md": 80}
 

@@ -223,3 +223,31 @@ test("an abort ends a stream at a token, and lets the page answer", { skip: skip
   assert.ok(tokens > 0 && tokens < 5000 && pieces <= tokens, `${tokens}`);
   assert.equal(after, 2048);
 });
+
+test("threads need a page that is cross-origin isolated", { skip: skipped }, async () => {
+  const work = async ({ prompt, options }) => {
+    const xe = await import("/dist/index.js");
+    try {
+      const model = await xe.load("/bundles/shipped-web", { threads: 2 });
+      let text = "";
+      for await (const piece of model.stream(prompt, options)) text += piece;
+      return text;
+    } catch (error) {
+      return `${error.name}: ${error.message}`;
+    }
+  };
+  const argument = { prompt: SEEDED.prompt, options: camel(SEEDED.options) };
+  assert.match(
+    await browser.page.evaluate(work, argument),
+    /^InputError: expected a page that is cross-origin isolated for 2 threads, got/,
+  );
+  const isolated = await startServer({ isolated: true });
+  const there = await openPage(isolated.url);
+  try {
+    assert.equal(await there.page.evaluate(work, argument), SEEDED.pieces.join(""));
+    assert.deepEqual(there.elsewhere, []);
+  } finally {
+    await there.close();
+    await isolated.close();
+  }
+});

@@ -20,7 +20,7 @@ serve({ onnxruntime, tokenizers });`;
 
 /** Listening on a free port; `isolated` sends COOP and COEP. */
 export async function startServer({ isolated = false } = {}) {
-  const state = { asked: [], breakAfter: null, ranges: true, damage: null };
+  const state = { asked: [], breakAfter: null, ranges: true, damage: null, page: PAGE };
   const server = createServer((request, response) => answer(request, response, state, isolated));
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   const url = `http://127.0.0.1:${server.address().port}/`;
@@ -36,10 +36,11 @@ function answer(request, response, state, isolated) {
   }
   if (path === "/" || path === "/worker.js") {
     response.setHeader("Content-Type", path === "/" ? "text/html" : "text/javascript");
-    return response.end(path === "/" ? PAGE : WORKER);
+    return response.end(path === "/" ? state.page : WORKER);
   }
-  const root = path.startsWith("/bundles/") ? FOLDER : ROOT;
-  const file = join(root, normalize(path));
+  const root = /^\/bundles?\//.test(path) ? FOLDER : ROOT;
+  const name = path.replace(/^\/node_modules\/xlstm-edge\//, "/").replace(/^\/bundle\//, "/bundles/shipped-web/");
+  const file = join(root, normalize(name));
   if (!file.startsWith(root) || !existsSync(file) || !statSync(file).isFile()) {
     response.statusCode = 404;
     return response.end("no such file");
