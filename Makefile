@@ -67,6 +67,7 @@ test-web: build/web/ready    ## the runtime in TypeScript and the page: Node.js,
 build/web/ready: .venv/ready $(wildcard runtime/web/src/*.ts runtime/web/package*.json examples/web/*)
 	cd runtime/web && npm ci --silent && npm run --silent build
 	cd examples/web && npm ci --silent
+	mkdir -p build/web
 	test -e build/web/bundle/manifest.json || $(BIN)/xlstm-edge export examples/shakespeare -o build/web/bundle --target web --quantize int4
 	cd examples/web && npm run --silent build
 	touch $@
