@@ -95,6 +95,12 @@ export class HuggingFaceTokenizer implements Tokenizer {
   }
 
   encode(text: string, special = true): number[] {
+    const ids = this.#ids(text, special);
+    if (ids.every(Number.isInteger)) return ids;
+    throw new InputError("expected text of characters that the tokenizer knows, got another; leave it out");
+  }
+
+  #ids(text: string, special: boolean): number[] {
     try {
       return this.#library.encode(text, { add_special_tokens: special }).ids;
     } catch (error) {
