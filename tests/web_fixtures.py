@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 import xlstm_edge
 import xlstm_edge_runtime as xr
@@ -300,13 +300,20 @@ def graph_cases(folder: Path) -> Iterator[dict[str, Any]]:
 def tokenizer_cases() -> Iterator[dict[str, Any]]:
     """Ids of texts, and texts of ids as they stream, for every kind of tokenizer and the shipped one."""
     rng = Random("tokenizers")
-    kinds = {**tokenizers.KINDS, "Split before ByteLevel": _split, "Metaspace BPE": _metaspace}
+    kinds = {
+        **tokenizers.KINDS,
+        "Split before ByteLevel": _split,
+        "Metaspace BPE": _metaspace,
+        "runs of spaces": _spaces,
+        "normalized words": _normalized,
+    }
     documents = {name: json.loads(make().to_str()) for name, make in kinds.items()}
     documents["shipped"] = json.loads((SHIPPED / "tokenizer.json").read_text())
     for name, document in documents.items():
         tokenizer = HuggingFaceTokenizer(document)
         texts = [*tokenizers.TEXTS, *("".join(rng.choices(CHARACTERS, k=rng.randrange(30))) for _ in range(60))]
-        texts += [f"a{mark}b <s> c<tool>d<|im_end|>" for mark in ("", " ", "\n")]
+        texts += [f"a{mark}b <s> c<tool>d<|im_end|>  <seen>  café" for mark in ("", " ", "\n")]
+        texts += ["".join(rng.choices((" ", "  ", "x", "cafe\u0301", "a cat", "<seen>"), k=12)) for _ in range(30)]
         encoded = [{"text": t, "ids": tokenizer.encode(t), "bare": tokenizer.encode(t, special=False)} for t in texts]
         streams = [_stream(rng, tokenizer, encoded) for _ in range(40)]
         yield {
@@ -328,6 +335,22 @@ def _split() -> Tokenizer:
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+def _spaces() -> Tokenizer:
+    """GPT-NeoX: runs of spaces are tokens that are found in the normalized text."""
+    tokenizer = tokenizers.byte_level()
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.add_tokens([AddedToken(" " * size, normalized=True) for size in (2, 3, 4, 8)])
+    tokenizer.add_tokens([AddedToken("cafe\u0301", normalized=True)])
+    return tokenizer
+
+
+def _normalized() -> Tokenizer:
+    """The same where a normalizer changes the words themselves."""
+    tokenizer = tokenizers.byte_fallback()
+    tokenizer.add_tokens([AddedToken("<seen>", normalized=True), AddedToken("a cat", normalized=True)])
     return tokenizer
 
 

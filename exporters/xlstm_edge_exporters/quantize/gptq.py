@@ -64,6 +64,8 @@ def gram(inputs: Tensor) -> Tensor:
         end = min(start + GRAM, columns)
         result[start:end, start:] = inputs[:, start:end].T @ inputs[:, start:]
         result[end:, start:end] = result[start:end, end:].T
+        square = result[start:end, start:end]  # whose halves a kernel may sum in two orders
+        square.copy_(torch.triu(square) + torch.triu(square, 1).T)
     return result
 
 

@@ -5,11 +5,6 @@ export function inNode(): boolean {
   return typeof process === "object" && typeof process.getBuiltinModule === "function";
 }
 
-/** Whether several threads may share memory: Node, or a page served with COOP and COEP. */
-export function canShareMemory(): boolean {
-  return inNode() || globalThis.crossOriginIsolated === true;
-}
-
 let channel: MessageChannel | undefined;
 const waiting: (() => void)[] = [];
 

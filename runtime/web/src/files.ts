@@ -23,7 +23,7 @@ export interface Source {
   checkSizes(files: ReadonlyMap<string, FileEntry>): Promise<void>;
   /** The content of a listed file, of its stated size; hashed by the caller. */
   read(name: string, entry: FileEntry, progress: Progress): Promise<Uint8Array<ArrayBuffer>>;
-  /** Called where a file's content has another hash: true to have it read once more. */
+  /** Called where a file's content has another hash: true to have it read once more, never twice in a row. */
   damaged(entry: FileEntry): Promise<boolean>;
   /** Called where a file's content has its hash. */
   accepted(entry: FileEntry, content: Uint8Array<ArrayBuffer>): Promise<void>;

@@ -23,6 +23,7 @@ interface Download {
 export class HttpBundle implements Source {
   readonly #base: URL;
   readonly #cache: BundleCache;
+  readonly #joined = new Set<string>(); // hashes of what was put together out of several downloads
 
   constructor(
     base: URL,
@@ -69,8 +70,10 @@ export class HttpBundle implements Source {
     return download.content;
   }
 
+  /** A copy of the cache, or parts of two versions of a file, were no download of this one: once more, from the start. */
   async damaged(entry: FileEntry): Promise<boolean> {
-    return this.#cache.forget(entry);
+    const joined = this.#joined.delete(entry.sha256);
+    return (await this.#cache.forget(entry)) || joined;
   }
 
   async accepted(entry: FileEntry, content: Uint8Array<ArrayBuffer>): Promise<void> {
@@ -92,6 +95,7 @@ export class HttpBundle implements Source {
     const download = { content: allocated(name, entry.bytes), length: 0 };
     const part = await this.#cache.part(entry);
     if (part && part.length < entry.bytes) {
+      this.#joined.add(entry.sha256);
       append(download, part);
       progress.add(part.length);
     }
@@ -129,7 +133,8 @@ export class HttpBundle implements Source {
         `expected the bundle's file ${name} at ${shownUrl(url)}, got ${response.status}; copy all its files`,
       );
     }
-    if (!continues(response, download.length)) {
+    if (download.length && continues(response, download.length)) this.#joined.add(entry.sha256);
+    else {
       progress.add(-download.length);
       download.length = 0;
     }
@@ -156,7 +161,7 @@ export class HttpBundle implements Source {
 
 /** Whether an answer begins where we stopped; a server without ranges sends all of it. */
 function continues(response: Response, length: number): boolean {
-  if (response.status !== 206) return length === 0;
+  if (response.status !== 206) return false;
   return response.headers.get("Content-Range")?.startsWith(`bytes ${length}-`) ?? false;
 }
 

@@ -141,10 +141,20 @@ function addressOf(text: string): URL {
   }
 }
 
+/** The number of threads of an onnxruntime-web, for as long as the page lives. */
+const started = new WeakMap<OnnxRuntime, number>();
+
 function configure(ort: OnnxRuntime, provider: Provider, { threads, wasmPaths }: LoadOptions): void {
   if (provider === "cpu") return;
-  // Both hold for the page: onnxruntime-web reads them when it starts, once.
-  ort.env.wasm.numThreads = threads ?? 1;
+  // onnxruntime-web reads these when it starts, once.
+  const began = started.get(ort);
+  if (began !== undefined && threads !== undefined && threads !== began) {
+    throw new InputError(
+      `expected the threads that onnxruntime-web began with here, ${began}, got ${threads}; leave threads out, or load that first`,
+    );
+  }
+  started.set(ort, began ?? threads ?? 1);
+  ort.env.wasm.numThreads = began ?? threads ?? 1;
   if (wasmPaths !== undefined) ort.env.wasm.wasmPaths = wasmPaths;
 }
 
@@ -190,14 +200,14 @@ class Reading implements Progress {
   async #one(name: string): Promise<Uint8Array> {
     const entry = this.manifest.files.get(name);
     if (!entry) throw new BundleError(`expected ${name} among the bundle's files, got a list without it; export it again`);
-    for (;;) {
+    for (let first = true; ; first = false) {
       const content = await this.source.read(name, entry, this);
       const got = await sha256(content);
       if (got === entry.sha256) {
         await this.source.accepted(entry, content);
         return content;
       }
-      if (!(await this.source.damaged(entry))) {
+      if (!((await this.source.damaged(entry)) && first)) {
         throw new BundleError(
           `expected ${name} with sha256 ${entry.sha256.slice(0, 12)}..., got ${got.slice(0, 12)}...; ` +
             "the file is damaged, copy it again",

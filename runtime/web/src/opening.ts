@@ -1,6 +1,6 @@
 /** Open a bundle's graph in onnxruntime, its inputs and outputs checked, and run it. */
 
-import { canShareMemory, giveWay, inNode } from "./environment.js";
+import { giveWay, inNode } from "./environment.js";
 import { BundleError, InputError, reason, shown } from "./errors.js";
 import type { Manifest } from "./manifest.js";
 import type { Feeds, Inference, Metadata, OnnxRuntime, Provider, Tensor } from "./onnxruntime.js";
@@ -31,7 +31,10 @@ export function checkThreads(threads: unknown, provider: Provider): void {
   if (typeof threads !== "number" || !Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS) {
     throw new InputError(`expected threads from 1 to ${MOST_THREADS}, got ${shown(threads)}; leave it out for the default`);
   }
-  if (threads > 1 && provider !== "cpu" && !canShareMemory()) {
+  if (threads > 1 && provider !== "cpu" && inNode()) {
+    throw new InputError(`expected one thread for ${provider} in Node, got ${threads}; choose provider "cpu"`); // its workers fail there
+  }
+  if (threads > 1 && provider !== "cpu" && globalThis.crossOriginIsolated !== true) {
     throw new InputError(
       `expected a page that is cross-origin isolated for ${threads} threads, got one that is not; ` +
         "serve it with COOP and COEP headers, or leave threads out",

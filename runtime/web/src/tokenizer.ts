@@ -61,6 +61,7 @@ interface Library {
   encode(text: string, options: { add_special_tokens: boolean }): { ids: number[] };
   id_to_token(id: number): string | undefined;
   get_vocab(withAdded: boolean): Map<string, number>;
+  readonly normalizer: ((text: string) => string) | null;
   readonly pre_tokenizer: Parameters<typeof mendSpaces>[0];
 }
 
@@ -71,6 +72,7 @@ export class HuggingFaceTokenizer implements Tokenizer {
   readonly vocabSize: number;
   readonly #library: Library;
   readonly #special = new Map<number, string>();
+  readonly #normalized = new Map<number, string>();
   readonly #decoder: (tokens: string[]) => string;
   readonly #bytewise: boolean;
   readonly #byteFallback: boolean;
@@ -88,6 +90,8 @@ export class HuggingFaceTokenizer implements Tokenizer {
     for (const token of addedTokens(document)) {
       this.added.set(token.content, token.id);
       if (token.special) this.#special.set(token.id, token.content);
+      // Python's library knows such a token by what its normalizer makes of it.
+      else if (token.normalized && library.normalizer) this.#normalized.set(token.id, library.normalizer(token.content));
     }
     // By a trial: what is in front of the text's own ids came from the post-processor.
     const [own, whole] = [this.encode("a", false), this.encode("a", true)];
@@ -95,6 +99,12 @@ export class HuggingFaceTokenizer implements Tokenizer {
   }
 
   encode(text: string, special = true): number[] {
+    const ids = this.#ids(text, special);
+    if (ids.every(Number.isInteger)) return ids;
+    throw new InputError("expected text of characters that the tokenizer knows, got another; leave it out");
+  }
+
+  #ids(text: string, special: boolean): number[] {
     try {
       return this.#library.encode(text, { add_special_tokens: special }).ids;
     } catch (error) {
@@ -129,7 +139,7 @@ export class HuggingFaceTokenizer implements Tokenizer {
 
   /** A token's own text; null if text leaves it out. */
   #textOf(id: number): string | null {
-    return this.#special.has(id) ? null : (this.#library.id_to_token(id) ?? null);
+    return this.#special.has(id) ? null : (this.#normalized.get(id) ?? this.#library.id_to_token(id) ?? null);
   }
 }
 
@@ -137,6 +147,7 @@ interface AddedToken {
   readonly id: number;
   readonly content: string;
   readonly special: boolean;
+  readonly normalized: boolean;
 }
 
 function addedTokens(document: JsonObject): AddedToken[] {
@@ -146,7 +157,7 @@ function addedTokens(document: JsonObject): AddedToken[] {
     if (typeof id !== "number" || typeof content !== "string" || typeof special !== "boolean") {
       throw new BundleError(`expected added tokens with id, content and special in ${NAME}, got others; copy it again`);
     }
-    return { id, content, special };
+    return { id, content, special, normalized: (token as JsonObject).get("normalized") === true };
   });
 }
 

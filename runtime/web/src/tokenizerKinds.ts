@@ -74,13 +74,10 @@ function words(model: JsonObject): string[] {
 }
 
 function checkAdded(document: JsonObject): void {
-  const normalizes = (document.get("normalizer") ?? null) !== null;
   const tokens = document.get("added_tokens");
   for (const token of Array.isArray(tokens) ? tokens : []) {
     if (!(token instanceof Map)) continue; // refused where they are read
-    const odd = ["single_word", "lstrip", "rstrip", ...(normalizes ? ["normalized"] : [])].find(
-      (key) => token.get(key) === true,
-    );
+    const odd = ["single_word", "lstrip", "rstrip"].find((key) => token.get(key) === true);
     if (odd !== undefined) throw refused(`added tokens without ${odd}`, shown(token.get("content")));
   }
 }

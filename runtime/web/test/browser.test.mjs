@@ -169,6 +169,28 @@ test("an abort keeps what came, for the next load", { skip: skipped }, async () 
   assert.match(asked.join(), /^\/bundles\/shipped-web\/model.onnx.data bytes=[1-9][0-9]*-$/);
 });
 
+test("parts that do not belong together are fetched again, once", { skip: skipped }, async () => {
+  server.state.breakAfter = 11 << 20;
+  server.state.spoilRanges = true;
+  server.state.asked.length = 0;
+  const work = (cache) =>
+    inPage(
+      async (xe, cache) =>
+        xe.load("/bundles/shipped-cpu", { cache }).then(
+          (model) => model.vocabSize,
+          (e) => e.message,
+        ),
+      cache,
+    );
+  setTimeout(() => (server.state.breakAfter = null), 1500);
+  const got = await work(false);
+  server.state.spoilRanges = false;
+  server.state.breakAfter = null;
+  assert.ok(got === 2048 || /sha256/.test(got), got);
+  const whole = bundles().filter((path) => path.endsWith(".data"));
+  assert.ok(whole.length === 2, bundles().join());
+});
+
 test("damaged and missing files, in one sentence", { skip: skipped }, async () => {
   const refused = (address) =>
     inPage(
@@ -182,6 +204,15 @@ test("damaged and missing files, in one sentence", { skip: skipped }, async () =
   );
   server.state.damage = null;
   assert.match(await refused("/bundles/nowhere"), /^BundleError: expected a bundle with manifest.json at .*, got 404; check/);
+  const node = await inPage(async (xe) =>
+    xe.load("/bundles/mixed", { provider: "cpu" }).catch((error) => `${error.name}: ${error.message}`),
+  );
+  assert.match(
+    node,
+    /^DependencyError: expected the package onnxruntime-node, got none; choose provider "wasm" or "webgpu" here$/,
+  );
+  const threads = await inPage(async (xe) => xe.load("/bundles/mixed", { threads: 1 }).then((model) => model.vocabSize));
+  assert.equal(threads, 97);
   assert.match(await refused("/bundles/vectors"), /^BundleError: expected a bundle that takes tokens, got a stack/);
   assert.match(await refused("http://127.0.0.1:9/"), /^BundleError: expected an answer from .*, got .*; check the address/);
   browser.elsewhere.length = 0;
@@ -245,6 +276,13 @@ test("threads need a page that is cross-origin isolated", { skip: skipped }, asy
   const there = await openPage(isolated.url);
   try {
     assert.equal(await there.page.evaluate(work, argument), SEEDED.pieces.join(""));
+    const other = await there.page.evaluate(async () => {
+      const xe = await import("/dist/index.js");
+      const size = (await xe.load("/bundles/mixed")).vocabSize; // as many as it began with
+      return [size, await xe.load("/bundles/mixed", { threads: 3 }).catch((error) => `${error.name}: ${error.message}`)];
+    });
+    assert.equal(other[0], 97);
+    assert.match(other[1], /^InputError: expected the threads that onnxruntime-web began with here, 2, got 3; /);
     assert.deepEqual(there.elsewhere, []);
   } finally {
     await there.close();

@@ -97,6 +97,17 @@ function bytesOf(document) {
   return document.state.tensors.reduce((sum, row) => sum + 4 * row.shape.reduce((a, b) => a * b, 1), 0);
 }
 
+test("large files are hashed where it is asked for", async () => {
+  const folder = copy();
+  const document = JSON.parse(readFileSync(join(folder, "manifest.json"), "utf8"));
+  const content = new Uint8Array(17 << 20);
+  document.files["large.bin"] = { bytes: content.length, sha256: "0".repeat(64) };
+  writeFileSync(join(folder, "large.bin"), content);
+  writeFileSync(join(folder, "manifest.json"), JSON.stringify(document));
+  assert.equal((await load(folder, { threads: 1 })).vocabSize, 97);
+  await assert.rejects(load(folder, { hashAll: true }), is(BundleError, "large.bin with sha256"));
+});
+
 test("options that make no sense", async () => {
   const wrong = [
     { provider: "tpu" },
@@ -111,6 +122,7 @@ test("options that make no sense", async () => {
     7,
   ];
   for (const options of wrong) await assert.rejects(load(bundle("mixed"), options), is(InputError), JSON.stringify(options));
+  await assert.rejects(load(bundle("mixed"), { provider: "wasm", threads: 2 }), is(InputError, "one thread"));
   for (const source of [null, 5, {}, [], [1], new Blob()]) await assert.rejects(load(source), is(InputError));
   await assert.rejects(load(bundle("mixed"), { signal: AbortSignal.abort() }), is(CancelledError));
 });

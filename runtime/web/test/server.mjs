@@ -20,7 +20,7 @@ serve({ onnxruntime, tokenizers });`;
 
 /** Listening on a free port; `isolated` sends COOP and COEP. */
 export async function startServer({ isolated = false } = {}) {
-  const state = { asked: [], breakAfter: null, ranges: true, damage: null, page: PAGE };
+  const state = { asked: [], breakAfter: null, ranges: true, damage: null, spoilRanges: false, page: PAGE };
   const server = createServer((request, response) => answer(request, response, state, isolated));
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   const url = `http://127.0.0.1:${server.address().port}/`;
@@ -60,7 +60,7 @@ function send(file, request, response, state) {
   }
   const isLarge = file.endsWith(".data");
   const end = isLarge && state.breakAfter !== null ? Math.min(size, start + state.breakAfter) - 1 : size - 1;
-  const damaged = state.damage !== null && file.endsWith(state.damage);
+  const damaged = (range !== null && state.spoilRanges) || (state.damage !== null && file.endsWith(state.damage));
   const stream = createReadStream(file, { start, end });
   stream.on("data", (part) => {
     if (damaged) part[0] ^= 1;
