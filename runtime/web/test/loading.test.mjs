@@ -135,6 +135,16 @@ test("a bos token that the bundle wants and its tokenizer does not add", async (
   assert.equal(session.tokens, 1 + 2 * plain.length);
 });
 
+test("a bundle of bytes", async () => {
+  const folder = copy("large");
+  forge(folder, (document) => Object.assign(document.tokenizer, { kind: "byte" }));
+  const model = await load(folder, { threads: 1 });
+  assert.deepEqual(await model.encode("To"), [84, 111]);
+  assert.equal(await model.decode([84, 111, 300, -1]), "To");
+  await assert.rejects(model.encode("é"), is(InputError, "the tokenizer's id 195"));
+  assert.equal((await collect(model.stream("To", { maxTokens: 9 }))).join("").length > 0, true);
+});
+
 test("what onnxruntime is asked for", async () => {
   const asked = [];
   const fake = () => ({
