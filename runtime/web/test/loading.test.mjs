@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import {
   cpSync,
   mkdirSync,
@@ -15,8 +16,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { BundleError, CancelledError, InputError, load } from "../dist/index.js";
-import { bundle, sentence } from "./fixtures.mjs";
+import { BundleError, CancelledError, InputError, load, streamText } from "../dist/index.js";
+import { bundle, collect, sentence } from "./fixtures.mjs";
 import { startServer } from "./server.mjs";
 
 const is =
@@ -74,6 +75,10 @@ test("links as the cache of the Hugging Face hub has them", async () => {
     symlinkSync(join("../../blobs", name), join(snapshot, name));
   }
   assert.equal((await load(snapshot, { provider: "wasm" })).vocabSize, 97);
+  renameSync(join(root, "blobs", "model.onnx"), join(root, "elsewhere.onnx"));
+  rmSync(join(snapshot, "model.onnx"));
+  symlinkSync(join("../../elsewhere.onnx"), join(snapshot, "model.onnx"));
+  await assert.rejects(load(snapshot), is(BundleError, "a link out of the folder"));
 });
 
 test("a graph whose states are of other shapes than the manifest's", async () => {
@@ -96,6 +101,85 @@ test("a graph whose states are of other shapes than the manifest's", async () =>
 function bytesOf(document) {
   return document.state.tensors.reduce((sum, row) => sum + 4 * row.shape.reduce((a, b) => a * b, 1), 0);
 }
+
+/** Change a bundle's manifest, and agree with its files again as a forger would. */
+function forge(folder, change) {
+  const document = JSON.parse(readFileSync(join(folder, "manifest.json"), "utf8"));
+  change(document);
+  const content = readFileSync(join(folder, "model.onnx"));
+  document.files["model.onnx"] = { bytes: content.length, sha256: createHash("sha256").update(content).digest("hex") };
+  writeFileSync(join(folder, "manifest.json"), JSON.stringify(document));
+}
+
+test("a graph that was changed together with its hash", async () => {
+  const folder = copy();
+  // A member of the model that onnxruntime ignores, and that holds the word.
+  writeFileSync(
+    join(folder, "model.onnx"),
+    Buffer.concat([readFileSync(join(folder, "model.onnx")), Buffer.from("\x32\x08location", "latin1")]),
+  );
+  forge(folder, () => undefined);
+  await assert.rejects(load(folder, { threads: 1 }), is(BundleError, "external data in a place of its own"));
+});
+
+test("a bos token that the bundle wants and its tokenizer does not add", async () => {
+  const folder = copy("shipped-web");
+  forge(folder, (document) => Object.assign(document.special_tokens, { bos: 7, add_bos: true }));
+  const model = await load(folder, { threads: 1 });
+  const plain = await model.encode("To be", { start: false });
+  assert.deepEqual(await model.encode("To be"), [7, ...plain]);
+  const session = model.session();
+  await collect(streamText(session, "To be", { maxTokens: 0 }));
+  assert.equal(session.tokens, 1 + plain.length);
+  await collect(streamText(session, "To be", { maxTokens: 0 })); // in the middle of a stream: no second one
+  assert.equal(session.tokens, 1 + 2 * plain.length);
+});
+
+test("a bundle of bytes", async () => {
+  const folder = copy("large");
+  forge(folder, (document) => Object.assign(document.tokenizer, { kind: "byte" }));
+  const model = await load(folder, { threads: 1 });
+  assert.deepEqual(await model.encode("To"), [84, 111]);
+  assert.equal(await model.decode([84, 111, 300, -1]), "To");
+  await assert.rejects(model.encode("é"), is(InputError, "the tokenizer's id 195"));
+  assert.equal((await collect(model.stream("To", { maxTokens: 9 }))).join("").length > 0, true);
+});
+
+test("what onnxruntime is asked for", async () => {
+  const asked = [];
+  const fake = () => ({
+    env: { versions: { web: "1.30.0" }, wasm: {} },
+    InferenceSession: { create: async (_, options) => asked.push(options) && Promise.reject(new Error("enough")) },
+  });
+  const wasm = fake();
+  const seen = is(BundleError, "enough");
+  await assert.rejects(load(bundle("mixed"), { provider: "wasm", onnxruntime: wasm, wasmPaths: "/here/" }), seen);
+  await assert.rejects(load(bundle("mixed"), { provider: "webgpu", onnxruntime: fake() }), seen);
+  await assert.rejects(load(bundle("mixed"), { provider: "webgpu", onnxruntime: fake(), allowFallback: true }), seen);
+  await assert.rejects(load(bundle("mixed"), { provider: "cpu", onnxruntime: fake(), threads: 3 }), seen);
+  assert.deepEqual(wasm.env.wasm, { numThreads: 1, wasmPaths: "/here/" });
+  assert.deepEqual(
+    asked.map(({ extra }) => extra.session.disable_quant_qdq),
+    ["1", "1", "1", "1"],
+  );
+  assert.deepEqual(
+    asked.map(({ extra }) => extra.session.disable_cpu_ep_fallback),
+    [undefined, "1", undefined, undefined],
+  );
+  assert.deepEqual(
+    asked.map(({ intraOpNumThreads }) => intraOpNumThreads),
+    [undefined, undefined, undefined, 3],
+  );
+  assert.ok(
+    Object.entries(asked[1].preferredOutputLocation).every(
+      ([name, place]) => name.startsWith("present.") && place === "gpu-buffer",
+    ),
+  );
+  assert.deepEqual(
+    asked.map(({ externalData }) => externalData?.[0].path),
+    ["model.onnx.data", "model.onnx.data", "model.onnx.data", undefined],
+  );
+});
 
 test("large files are hashed where it is asked for", async () => {
   const folder = copy();

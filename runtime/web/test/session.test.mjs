@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { BundleError, InputError, load, StateError, streamText } from "../dist/index.js";
+import { resolveOptions } from "../dist/options.js";
 import { bundle, collect, sentence, snapshot } from "./fixtures.mjs";
 
 const is = (Class) => (error) => error instanceof Class && !!sentence(error);
@@ -26,6 +27,13 @@ for (const [provider, model] of Object.entries(mixed)) {
     const branch = await session.fork();
     const [ours, theirs] = await Promise.all([session.step(4), branch.step(5)]);
     const before = ours.slice();
+    const aside = await session.fork();
+    for (const id of [4, 5, 6]) await session.step(id); // over what a fork that shared memory would read
+    const kept = await aside.step(9);
+    const same = model.session();
+    await same.prefill([1, 2, 3]);
+    await same.step(4);
+    assert.deepEqual(kept, await same.step(9));
     await branch.prefill([7, 8, 9]);
     assert.deepEqual(ours, before);
     assert.notDeepEqual(ours, theirs);
@@ -196,9 +204,24 @@ test("the state as users see it has the shapes of the table", async () => {
   }
 });
 
-test("a model that is gone", async () => {
-  const model = await load(bundle("mixed"), { threads: 1 });
-  const session = model.session();
-  await model.dispose();
-  await assert.rejects(session.step(1), is(BundleError));
+for (const provider of ["cpu", "wasm"]) {
+  test(`a model that is gone takes no other with it on ${provider}`, async () => {
+    const model = await load(bundle("mixed"), { provider, threads: 1 });
+    const session = model.session();
+    await session.step(2);
+    await model.dispose();
+    await assert.rejects(session.step(1), is(BundleError));
+    assert.equal(session.tokens, 1);
+    assert.equal((await mixed[provider].session().step(1)).length, 97);
+  });
+}
+
+test("stop ids come on top of the bundle's, which ignoreEos leaves out", () => {
+  assert.deepEqual([...resolveOptions({ stopIds: [5] }, {}, [7]).stopIds].sort(), [5, 7]);
+  assert.deepEqual([...resolveOptions({ stopIds: [5], ignoreEos: true }, {}, [7]).stopIds], [5]);
+  const { sampling, maxTokens } = resolveOptions(
+    { topK: 3, topP: undefined, minP: null },
+    { topK: 9, topP: 0.5, temperature: 0.7 },
+  );
+  assert.deepEqual([sampling.topK, sampling.topP, sampling.minP, sampling.temperature, maxTokens], [3, 0.5, 0, 0.7, 256]);
 });

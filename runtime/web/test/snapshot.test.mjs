@@ -5,6 +5,7 @@ import { fromHalf, toHalf } from "../dist/halves.js";
 import { StateError } from "../dist/index.js";
 import { readManifest } from "../dist/manifest.js";
 import { readSnapshot, writeSnapshot } from "../dist/snapshot.js";
+import { StateSpec } from "../dist/state.js";
 import { bundle, bytes, cases, sentence, snapshot } from "./fixtures.mjs";
 
 function manifestOf(name) {
@@ -39,6 +40,35 @@ test("written as Python writes them, byte by byte", () => {
       );
     }
   }
+});
+
+test("tensors that overlap, though their sizes fit the file", () => {
+  const { state: table, source } = manifestOf("large");
+  const content = snapshot("large.float32");
+  const length = Number(new DataView(content.buffer).getBigUint64(0, true));
+  const header = new TextDecoder().decode(content.subarray(8, 8 + length));
+  const [first, second] = table.rows
+    .filter((row) => row.name.endsWith(".C"))
+    .map((row) => JSON.parse(header)[row.name].data_offsets.join());
+  assert.equal(header.split(second).length, 2);
+  let changed = header.replace(second, first);
+  changed += " ".repeat(length - changed.length);
+  content.set(new TextEncoder().encode(changed), 8);
+  assert.throws(
+    () => readSnapshot(content, table, source),
+    (e) => e instanceof StateError && /gap or overlap/.test(sentence(e)),
+  );
+});
+
+test("a graph's own form: less a constant, not below a start of float16, heads split", () => {
+  const stabilizer = new StateSpec("m", [1, 2], -1e4, 1, [0.5, -3]);
+  assert.deepEqual([...stabilizer.toGraph(Float32Array.of(-1e30, 1))], [-1e4, 4]);
+  assert.deepEqual([...stabilizer.fromGraph(Float32Array.of(-1e4, 4))], [-9999.5, 1]);
+  const memory = new StateSpec("C", [1, 2, 4], 0, 2);
+  assert.deepEqual(memory.graphShape, [2, 2, 2]);
+  const split = memory.toGraph(Float32Array.of(0, 1, 2, 3, 4, 5, 6, 7));
+  assert.deepEqual([...split], [0, 1, 4, 5, 2, 3, 6, 7]);
+  assert.deepEqual([...memory.fromGraph(split)], [0, 1, 2, 3, 4, 5, 6, 7]);
 });
 
 test("halves are rounded to the nearest, ties to even", () => {

@@ -41,6 +41,19 @@ for (const { name, document, begins, texts, streams } of cases("tokenizers")) {
   });
 }
 
+test("a run of bytes that is too long is given in parts, at whole characters", async () => {
+  const { document } = cases("tokenizers").find(({ name }) => name === "byte fallback");
+  const tokenizer = await loaded(document);
+  const bytes = Object.entries(document.model.vocab)
+    .filter(([token]) => ["<0xC3>", "<0xA9>"].includes(token))
+    .map(([, id]) => id);
+  const stream = tokenizer.stream();
+  let text = "";
+  for (let i = 0; i < 1500; i++) for (const id of bytes.sort((a, b) => b - a)) text += stream.push(id);
+  assert.ok(text.length >= 1000, `${text.length}`);
+  assert.equal(text + stream.flush(), "é".repeat(1500));
+});
+
 test("tokenizers that are none, or not as in Python", async () => {
   const { document } = cases("tokenizers").find(({ name }) => name === "ByteLevel");
   const wrong = [
@@ -55,6 +68,9 @@ test("tokenizers that are none, or not as in Python", async () => {
     { ...document, pre_tokenizer: { type: "Split", pattern: { String: " " }, behavior: "MergedWithNext", invert: false } },
     { ...document, decoder: { type: "Replace", pattern: { Regex: "a*" }, content: "b" } },
   ];
+  const metaspace = cases("tokenizers").find(({ name }) => name === "Metaspace BPE").document;
+  const over = { ...metaspace.model, vocab: { ...metaspace.model.vocab, "\u2581a\u2581b": 9999 } };
+  wrong.push({ ...metaspace, model: over });
   for (const document of wrong) {
     await assert.rejects(
       loaded(document),
