@@ -1,13 +1,14 @@
 """Tokens a second of one bundle in Python, C, Node.js and WebAssembly, alternating, one thread each.
 
-    python tests/benchmarks/runtimes.py FLOAT_BUNDLE [INT_BUNDLE] [--tokens 400] [--rounds 5]
+    python tests/benchmarks/runtimes.py BUNDLE ... [--tokens 400] [--rounds 5] [--llama LLAMA_BENCH GGUF]
 
 Needs a C compiler, and `npm ci && npm run build` in runtime/web. Each way steps through the same tokens in a process
 of its own.
-"wasm-stored" multiplies by integers as they are stored, "bare" is onnxruntime-web in a loop of its own.
+"onnxruntime-web alone" is a loop that hands its outputs on and does nothing else.
 """
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -60,6 +61,17 @@ def c(bundle: str, count: int) -> float:
     return printed([str(program), bundle, str(count)])
 
 
+def llama(program: str, model: str) -> Callable[[str, int], float]:
+    """Another model, of the same size, whatever bundle is measured."""
+
+    def measure(_bundle: str, count: int) -> float:
+        words = [program, "-m", model, "-t", "1", "-p", "0", "-n", str(count), "-r", "1", "-fa", "1", "-o", "json"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        return float(json.loads(done.stdout)[0]["avg_ts"])
+
+    return measure
+
+
 WAYS: dict[str, Callable[[str, int], float]] = {
     "Python": python,
     "C": c,
@@ -75,12 +87,19 @@ def main() -> None:
     parser.add_argument("bundles", nargs="+", type=Path)
     parser.add_argument("--tokens", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument(
+        "--llama", nargs=2, metavar=("LLAMA_BENCH", "GGUF"), help="llama.cpp's own benchmark on this model"
+    )
     arguments = parser.parse_args()
+    ways = {name: WAYS[name] for name in arguments.only}
+    if arguments.llama:
+        ways["llama.cpp"] = llama(*arguments.llama)
     print("| bundle | way | tokens a second | least | most |\n|---|---|---|---|---|")
     for bundle in arguments.bundles:
-        found: dict[str, list[float]] = {name: [] for name in WAYS}
+        found: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(arguments.rounds):
-            for name, way in WAYS.items():
+            for name, way in ways.items():
                 found[name].append(way(str(bundle.resolve()), arguments.tokens))
         for name, speeds in found.items():
             print(
