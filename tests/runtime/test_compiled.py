@@ -140,6 +140,7 @@ def test_what_the_manifest_may_say_of_it(compiled: Any, bundle: Path) -> None:
         ("coreml", "model.mlpackage.zip", "float16"),
         ("openvino", "model.openvino.xml", "int8"),
         ("litert", "model.tflite", "float32"),
+        ("genai", "model.genai.onnx", "int4"),
     ],
 )
 def test_forms_of_other_runtimes_are_known_and_hashed(name: str, file: str, weights: str, bundle: Path) -> None:

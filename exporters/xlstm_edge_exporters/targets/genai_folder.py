@@ -111,7 +111,7 @@ def check_genai(folder: Path, manifest: Manifest) -> None:
 
 def _plain(graph: Path, manifest: Manifest, calls: list[NDArray[np.int64]]) -> Run:
     """Last logits of the bundle's graph after each call."""
-    session, state = _open(graph), manifest.state.initial()
+    session, state = _open(graph, manifest), manifest.state.initial()
     for ids in calls:
         past = {row.input_name: state[row.name] for row in manifest.state}
         logits, *new = session.run(None, {manifest.graph.input: ids[None], **past})
@@ -121,7 +121,7 @@ def _plain(graph: Path, manifest: Manifest, calls: list[NDArray[np.int64]]) -> R
 
 def _packed(graph: Path, manifest: Manifest, calls: list[NDArray[np.int64]]) -> Run:
     """Those of genai's graph, its states written over those that it reads."""
-    session = _open(graph)
+    session = _open(graph, manifest)
     binding = session.io_binding()
     logits = np.zeros(session.get_outputs()[0].shape, np.float32)
     states = {value.name: np.zeros(value.shape, np.float32) for value in session.get_inputs()[1:]}
@@ -136,8 +136,9 @@ def _packed(graph: Path, manifest: Manifest, calls: list[NDArray[np.int64]]) -> 
         yield logits[0, 0]
 
 
-def _open(graph: Path) -> Any:
-    return open_graph(graph, session_options(None, SPIN), CPU)
+def _open(graph: Path, manifest: Manifest) -> Any:
+    """Weights of float32 stay in the file, so that a large model needs no more memory than a small one."""
+    return open_graph(graph, session_options(None, SPIN, mapped=not manifest.quantization), CPU)
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

@@ -31,6 +31,7 @@ from ...changed_bundles import edit_json, rehash
 from ...command import ROOT, Command, assert_nothing_written, assert_one_sentence
 from ...conftest import BY_NAME, SHIPPED, sequence_for
 from ...oracles.cases import CASES, Case
+from ...oracles.tokenizers import KINDS
 
 needs_genai = pytest.mark.skipif(
     find_spec("onnxruntime_genai") is None, reason="onnxruntime-genai is not installed: make devices-genai"
@@ -142,6 +143,23 @@ def test_integers_are_those_of_the_bundle(quantize: str, weights: str, export_of
     graph = onnx.load(bundle / "model.genai.onnx", load_external_data=False).graph
     assert "MatMulNBits" in {node.op_type for node in graph.node}
     assert read_manifest(bundle).compiled["genai"].weights == weights
+
+
+@pytest.mark.parametrize("kind", ["WordLevel", "BPE with suffix", None])
+def test_what_it_would_read_wrong_it_does_not_get(
+    kind: str | None, checkpoint_of: CheckpointOf, tmp_path: Path
+) -> None:
+    """Said at the export; our own runtime has the tokenizer all the same."""
+    tokenizer = "none"
+    if kind is not None:
+        KINDS[kind]().save(str(tmp_path / "t.json"))
+        tokenizer = str(tmp_path / "t.json")
+    bundle = xlstm_edge.export(
+        checkpoint_of(BY_NAME["large-wide-vocab"]), tmp_path / "b", target="genai", tokenizer=tokenizer
+    )
+    assert (tmp_path / "b" / "tokenizer.json").exists() == (kind is not None)
+    assert not (tmp_path / "b" / "tokenizer_config.json").exists()
+    assert [line for line in bundle.notes if line.startswith("onnxruntime-genai gets no tokenizer, as ")]
 
 
 def test_a_bundle_is_replaced_whole(checkpoint_of: CheckpointOf, tmp_path: Path) -> None:
