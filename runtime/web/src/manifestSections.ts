@@ -250,8 +250,8 @@ function stateRow(row: Reader): StateSpec {
   const offset = row.numbers("offset", MOST_HEADS, -LARGEST_OFFSET, LARGEST_OFFSET);
   const name = row.text("name", TENSOR_NAME);
   const width = shape.at(-1) ?? 0;
-  if (offset.length && (!name.endsWith(".m") || offset.length !== width)) {
-    throw row.refuseWords(`${row.where} offset`, `${width} numbers for a stabilizer`, `${offset.length}`);
+  if (offset.length && (!name.endsWith(".m") || offset.length !== width || splits !== 1)) {
+    throw row.refuseWords(`${row.where} offset`, `${width} numbers for a stabilizer whole`, `${offset.length}`);
   }
   const spec = new StateSpec(name, shape, initial, splits, offset);
   if (row.text("input") !== spec.inputName || row.text("output") !== spec.outputName) {

@@ -17,6 +17,8 @@ import { StateError } from "./errors.js";
 export const SLSTM_INITIAL_M = -1e30;
 /** The same for float16. */
 export const SMALL_INITIAL_M = -1e4;
+/** Ends of the names under which a snapshot stores what belongs to a tensor: no tensor of a table may have one. */
+const BESIDE = [".scale", ".offset"];
 
 /** Tensors by name; each float32, one sequence. */
 export type State = Map<string, Float32Array>;
@@ -88,9 +90,18 @@ export class StateTable {
   readonly #names: ReadonlySet<string>;
 
   constructor(readonly rows: readonly StateSpec[]) {
-    this.#names = new Set(rows.map((row) => row.name));
-    if (this.#names.size !== rows.length) {
-      throw new StateError("expected distinct state names, got one twice; the state table is damaged");
+    const shapes = new Map(rows.map((row) => [row.name, row.shape]));
+    this.#names = new Set(shapes.keys());
+    if (shapes.size !== rows.length || BESIDE.some((end) => rows.some((row) => row.name.endsWith(end)))) {
+      throw new StateError(
+        `expected distinct state names without the end ${BESIDE.join(" or ")}, got others; the state table is damaged`,
+      );
+    }
+    const odd = rows.find(({ name }) => name.endsWith(".C") && !isMemory(shapes, name.slice(0, -2)));
+    if (odd) {
+      throw new StateError(
+        `expected ${odd.name} of 3 axes with .n and .m of its heads, got others; the state table is damaged`,
+      );
     }
   }
 
@@ -136,6 +147,17 @@ export class StateTable {
   wantedInitial(row: StateSpec): number {
     return row.name.endsWith(".m") && this.has(`${row.name.slice(0, -2)}.y`) ? SLSTM_INITIAL_M : 0;
   }
+}
+
+/** Whether a matrix memory has a normalizer of its heads and keys, and a stabilizer of its heads if any. */
+function isMemory(shapes: ReadonlyMap<string, readonly number[]>, block: string): boolean {
+  const [memory = [], normalizer = [], stabilizer] = ["C", "n", "m"].map((tensor) => shapes.get(`${block}.${tensor}`));
+  const [heads, depth] = memory;
+  return (
+    memory.length === 3 &&
+    `${normalizer}` === `${[heads, depth, 1]}` &&
+    (stabilizer === undefined || `${stabilizer}` === `${[1, heads]}`)
+  );
 }
 
 /**
