@@ -133,10 +133,15 @@ export class HttpBundle implements Source {
         `expected the bundle's file ${name} at ${shownUrl(url)}, got ${response.status}; copy all its files`,
       );
     }
-    if (download.length && continues(response, download.length)) this.#joined.add(entry.sha256);
+    if (download.length && response.status === 206) this.#joined.add(entry.sha256);
     else {
       progress.add(-download.length);
       download.length = 0;
+    }
+    if (!beginsAt(response, download.length)) {
+      progress.add(-download.length);
+      download.length = 0;
+      throw new Error("another range than was asked for");
     }
     for await (const part of partsOf(response, url)) {
       if (download.length + part.length > entry.bytes) throw wrongSize(name, entry.bytes, download.length + part.length);
@@ -159,10 +164,9 @@ export class HttpBundle implements Source {
   }
 }
 
-/** Whether an answer begins where we stopped; a server without ranges sends all of it. */
-function continues(response: Response, length: number): boolean {
-  if (response.status !== 206) return false;
-  return response.headers.get("Content-Range")?.startsWith(`bytes ${length}-`) ?? false;
+/** Whether an answer begins there, as far as it says: across origins a page may not see it, and the hash decides. */
+function beginsAt(response: Response, start: number): boolean {
+  return response.headers.get("Content-Range")?.startsWith(`bytes ${start}-`) ?? true;
 }
 
 async function* partsOf(response: Response, url: URL): AsyncGenerator<Uint8Array, void, undefined> {

@@ -18,18 +18,19 @@ import * as tokenizers from "/node_modules/@huggingface/tokenizers/dist/tokenize
 import { serve } from "/dist/worker.js";
 serve({ onnxruntime, tokenizers });`;
 
-/** Listening on a free port; `isolated` sends COOP and COEP. */
-export async function startServer({ isolated = false } = {}) {
-  const state = { asked: [], breakAfter: null, ranges: true, damage: null, spoilRanges: false, page: PAGE };
-  const server = createServer((request, response) => answer(request, response, state, isolated));
+/** Listening on a free port; `isolated` sends COOP and COEP, `shared` lets other origins read. */
+export async function startServer({ isolated = false, shared = false } = {}) {
+  const state = { asked: [], breakAfter: null, ranges: true, damage: null, spoilRanges: false, wrongRanges: false, page: PAGE };
+  const server = createServer((request, response) => answer(request, response, state, isolated, shared));
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   const url = `http://127.0.0.1:${server.address().port}/`;
   return { url, state, close: () => new Promise((resolve) => server.close(resolve).closeAllConnections()) };
 }
 
-function answer(request, response, state, isolated) {
+function answer(request, response, state, isolated, shared) {
   const path = new URL(request.url, "http://host").pathname;
   state.asked.push(`${path} ${request.headers.range ?? ""}`.trim());
+  if (shared) response.setHeader("Access-Control-Allow-Origin", "*");
   if (isolated) {
     response.setHeader("Cross-Origin-Opener-Policy", "same-origin");
     response.setHeader("Cross-Origin-Embedder-Policy", "require-corp");
@@ -56,7 +57,7 @@ function send(file, request, response, state) {
   response.setHeader("Content-Length", size - start);
   if (range) {
     response.statusCode = 206;
-    response.setHeader("Content-Range", `bytes ${start}-${size - 1}/${size}`);
+    response.setHeader("Content-Range", `bytes ${start + (state.wrongRanges ? 1 : 0)}-${size - 1}/${size}`);
   }
   const isLarge = file.endsWith(".data");
   const end = isLarge && state.breakAfter !== null ? Math.min(size, start + state.breakAfter) - 1 : size - 1;
