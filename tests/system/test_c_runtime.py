@@ -59,10 +59,10 @@ def build(compiler: str, out: Path, *words: str | Path) -> Path:
 class Driver:
     """A process that calls the C runtime."""
 
-    def __init__(self, program: Path, **variables: str) -> None:
+    def __init__(self, *line: Path | str, **variables: str) -> None:
         environment = {**os.environ, "XLSTM_EDGE_ONNXRUNTIME": str(LIBRARIES[0]), **variables}
         self._process = subprocess.Popen(
-            [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
 
     def __call__(self, *fields: object) -> tuple[int, str]:
