@@ -1,6 +1,6 @@
 /**
- * Downloaded files in the browser's Cache, by their hash: a bundle that was loaded once, or shares weights with one that was, is
- * not fetched again. What cannot be kept (no Cache here, no room) is not kept, and nothing fails.
+ * Downloaded files in the browser's Cache, by their hash: a bundle that was loaded once, or shares weights with one that was,
+ * is not fetched again. What cannot be kept (no Cache here, no room) is not kept, and nothing fails.
  */
 
 import type { FileEntry } from "./manifestSections.js";

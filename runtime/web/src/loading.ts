@@ -1,6 +1,7 @@
 /**
- * Load a bundle once, make as many sessions of it as memory holds states. Everything about the bundle is checked before the first
- * token: schema, files, sizes, hashes, what the graph reads, and that its inputs and outputs are exactly those of the state table.
+ * Load a bundle once, make as many sessions of it as memory holds states. Everything about the bundle is checked before the
+ * first token: schema, files, sizes, hashes, what the graph reads, and that its inputs and outputs are exactly those of the
+ * state table.
  */
 
 import { inNode } from "./environment.js";
@@ -150,7 +151,7 @@ function configure(ort: OnnxRuntime, provider: Provider, { threads, wasmPaths }:
   const began = started.get(ort);
   if (began !== undefined && threads !== undefined && threads !== began) {
     throw new InputError(
-      `expected the threads that onnxruntime-web began with here, ${began}, got ${threads}; leave threads out, or load that first`,
+      `expected the threads that onnxruntime-web began with here, ${began}, got ${threads}; leave threads out`,
     );
   }
   started.set(ort, began ?? threads ?? 1);

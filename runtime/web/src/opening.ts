@@ -32,7 +32,8 @@ export function checkThreads(threads: unknown, provider: Provider): void {
     throw new InputError(`expected threads from 1 to ${MOST_THREADS}, got ${shown(threads)}; leave it out for the default`);
   }
   if (threads > 1 && provider !== "cpu" && inNode()) {
-    throw new InputError(`expected one thread for ${provider} in Node, got ${threads}; choose provider "cpu"`); // its workers fail there
+    // Its workers do not start there.
+    throw new InputError(`expected one thread for ${provider} in Node, got ${threads}; choose provider "cpu"`);
   }
   if (threads > 1 && provider !== "cpu" && globalThis.crossOriginIsolated !== true) {
     throw new InputError(
@@ -87,7 +88,8 @@ function sessionOptions(manifest: Manifest, source: GraphSource, options: Openin
     ...(provider === "webgpu" ? { preferredOutputLocation: onGpu(manifest.state) } : {}),
     extra: {
       session: {
-        // Integers that a graph writes out are computed as written: weights become float at load, which WebAssembly is faster with.
+        // Integers that a graph writes out are computed as written: weights become float at load, which WebAssembly is faster
+        // with.
         disable_quant_qdq: "1",
         ...(provider === "cpu" ? { intra_op: { spin_duration_us: SPIN } } : {}),
         ...(provider === "webgpu" && !allowFallback ? { disable_cpu_ep_fallback: "1" } : {}),
@@ -153,7 +155,7 @@ function checkNodes(
     const odd = shape.findIndex((size, axis) => size !== null && node.shape?.[axis] !== size);
     if (odd >= 0 && !(open && typeof node.shape[odd] === "string")) {
       throw new BundleError(
-        `expected the ${kind} ${name} with ${shape[odd]} on axis ${odd}, got ${shown(node.shape[odd])}; export the bundle again`,
+        `expected the ${kind} ${name} with ${shape[odd]} on axis ${odd}, got ${shown(node.shape[odd])}; export it again`,
       );
     }
   }

@@ -149,8 +149,8 @@ class Automaton {
  * Read `text` and continue it in a session: Pieces of text, then one Finish.
  *
  * In a session that has read tokens before, nothing is put in front of the text: no second bos token. A stop string that is one
- * token of the tokenizer (as <|im_end|>) is that token's id too; special tokens take part in matching and are never shown. Pieces
- * follow the prompt as its ids decode. Options are checked at the call, the text before anything is fed.
+ * token of the tokenizer (as <|im_end|>) is that token's id too; special tokens take part in matching and are never shown.
+ * Pieces follow the prompt as its ids decode. Options are checked at the call, the text before anything is fed.
  */
 export function streamText(
   session: TextSession,

@@ -166,8 +166,8 @@ function decoded(stream: DecodeStream, ids: readonly number[]): string {
 }
 
 /**
- * Ids for a model: the tokenizer's, with `bos` in front where the tokenizer puts nothing there itself. `start` false is for text in
- * the middle of a stream: nothing is added. InputError for an id the model does not have.
+ * Ids for a model: the tokenizer's, with `bos` in front where the tokenizer puts nothing there itself. `start` false is for
+ * text in the middle of a stream: nothing is added. InputError for an id the model does not have.
  */
 export function encodeText(
   tokenizer: Tokenizer,

@@ -1,6 +1,6 @@
 /**
- * The kinds of tokenizer.json that are taken: those for which @huggingface/tokenizers 0.2 gives the ids of Python's library, as the
- * tests show on each. Anything else is refused by name; decoders are written out in `tokenDecoders`.
+ * The kinds of tokenizer.json that are taken: those for which @huggingface/tokenizers 0.2 gives the ids of Python's library,
+ * as the tests show on each. Anything else is refused by name; decoders are written out in `tokenDecoders`.
  */
 
 import { BundleError, shown } from "./errors.js";
@@ -84,7 +84,8 @@ function checkAdded(document: JsonObject): void {
 
 function refused(wanted: string, got: string): BundleError {
   return new BundleError(
-    `expected a tokenizer that gives the same ids as in Python, with ${wanted}, got ${got}; encode the text with the Python runtime`,
+    `expected a tokenizer that gives the same ids as in Python, with ${wanted}, got ${got}; ` +
+      "encode the text with the Python runtime",
   );
 }
 
@@ -114,5 +115,6 @@ export function mendSpaces(preTokenizer: PreTokenizer | null | undefined): void 
   preTokenizer.tokenizers?.forEach(mendSpaces);
 }
 
-const BYTE_LEVEL =
-  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+const WORDS = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+`;
+const SPACES = String.raw`\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+`;
+const BYTE_LEVEL = new RegExp(`${WORDS}|${SPACES}`, "gu");

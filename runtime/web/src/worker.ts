@@ -6,8 +6,8 @@
  *     serve();                                       const worker = new Worker("worker.js", { type: "module" });
  *                                                    const { load } = connect(worker);
  *
- * Each call is a message there and one back; a piece of a stream is asked for when the page wants it, so that a session has read
- * exactly what the page has seen. Arrays are copied; signals and functions stay on the page, and what they say crosses.
+ * Each call is a message there and one back; a piece of a stream is asked for when the page wants it, so that a session has
+ * read exactly what the page has seen. Arrays are copied; signals and functions stay on the page, and what they say crosses.
  */
 
 import type { TokenEvent } from "./generate.js";

@@ -7,8 +7,8 @@ export interface Port {
 }
 
 /**
- * A call: on which object (0: the package itself), by what name, with what. `listens` names a signal and functions in its options,
- * which stay on the page; what they say crosses until the call has `ended`.
+ * A call: on which object (0: the package itself), by what name, with what. `listens` names a signal and functions in its
+ * options, which stay on the page; what they say crosses until the call has `ended`.
  */
 export interface Call {
   readonly call: number;

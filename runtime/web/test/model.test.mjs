@@ -5,7 +5,8 @@ import { load, streamText } from "../dist/index.js";
 import { bundle, camel, cases, collect, difference, floats, snapshot } from "./fixtures.mjs";
 
 const MODELS = cases("models");
-// onnxruntime-node has Python's kernels; the bits are equal where the versions compute alike, as 1.30 and 1.32 do. WebAssembly has
+// onnxruntime-node has Python's kernels; the bits are equal where the versions compute alike, as 1.30 and 1.32 do.
+// WebAssembly has
 // kernels of its own, with sums in other orders. Measured, as a share of the range: 8.9e-7, quantized 8.9e-3.
 // Quantized products round their inputs, where one step other is a larger one.
 const TOLERANCE = { cpu: 1e-6, wasm: 3e-6 };

@@ -1,4 +1,5 @@
-// node relay.mjs BUNDLE IN OUT: a snapshot goes on in Chromium for two tokens (in Node on WebAssembly where there is none), and is
+// node relay.mjs BUNDLE IN OUT: a snapshot goes on in Chromium for two tokens (in Node on WebAssembly where there is none),
+// and is
 // saved there; says where it was.
 import { readFileSync, writeFileSync } from "node:fs";
 import { openPage, skipped } from "./chromium.mjs";

@@ -1,4 +1,5 @@
-// A server for tests: files of this package and its fixtures, with ranges, broken connections on demand, and a log of what was asked.
+// A server for tests: files of this package and its fixtures, with ranges, broken connections on demand, and a log of what
+// was asked.
 import { createReadStream, existsSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";

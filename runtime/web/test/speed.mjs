@@ -1,4 +1,5 @@
-// node test/speed.mjs: tokens a second of the shipped model, greedy, medians of three runs of 200 tokens; never part of a test run.
+// node test/speed.mjs: tokens a second of the shipped model, greedy, medians of three runs of 200 tokens; never part of a
+// test run.
 import { load } from "../dist/index.js";
 import { openPage, skipped } from "./chromium.mjs";
 import { bundle } from "./fixtures.mjs";

@@ -21,7 +21,8 @@ after(async () => {
   await server?.close();
 });
 
-// onnxruntime-web 1.30 has no kernel on WebGPU for Max and Scan, which stabilized gates and sLSTM cells need: the CPU takes them.
+// onnxruntime-web 1.30 has no kernel on WebGPU for Max and Scan, which stabilized gates and sLSTM cells need: the CPU takes
+// them.
 for (const [name, allowFallback] of [
   ["large-web", false],
   ["shipped-web", true],
