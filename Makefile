@@ -22,7 +22,7 @@ NEEDS_webgpu := , Debian's package chromium-common
 PREPARE_webgpu := -m tests.swiftshader .devices/swiftshader
 ENVIRONMENT_webgpu := LD_LIBRARY_PATH=$(CURDIR)/.devices/swiftshader/lib VK_ICD_FILENAMES=$(CURDIR)/.devices/swiftshader/lib/vk_swiftshader_icd.json
 
-.PHONY: demo test test-oldest boards test-arm64 devices web test-web fuzz check bench clean
+.PHONY: demo test test-oldest boards test-arm64 devices web test-web test-page fuzz check bench clean
 
 demo: .venv/ready            ## export, verify, inspect and stream the shipped checkpoint
 	$(BIN)/xlstm-edge demo
@@ -59,7 +59,12 @@ web: build/web/ready         ## build the page of examples/web and serve it on t
 	node examples/web/serve.mjs build/web
 
 test-web: build/web/ready    ## the runtime in TypeScript and the page: Node.js, WebAssembly, and Chromium if it is installed
-	cd runtime/web && npm test
+	cd runtime/web && npm run check && npm test
+	cd examples/web && npm test
+
+# Of these, what `make test` leaves out.
+test-page: build/web/ready
+	cd runtime/web && npm run check && npm run test:webgpu
 	cd examples/web && npm test
 
 # The page with the shipped model, and the packages of both from their lock files. `npm test` says what it leaves out without
