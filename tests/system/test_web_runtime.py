@@ -45,7 +45,7 @@ def fixtures(shared: Shared, export_of: Callable[..., Path]) -> Path:
     """The package built, and what Python makes of the cases, once a run."""
 
     def export(case: str, folder: Path, **options: Any) -> None:
-        shutil.copytree(export_of(case, **options), folder, copy_function=os.link)
+        shutil.copytree(export_of(case, **options), folder)
 
     def make(folder: Path) -> None:
         _build()
