@@ -48,7 +48,12 @@ devices-%: .venv/ready
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .devices/$* $(PACKAGES_$*) || code=3; \
 	if [ $$code = 0 ] && [ -n "$(PREPARE_$*)" ]; then $(BIN)/python $(PREPARE_$*) || code=$$?; fi; \
 	if [ $$code = 0 ]; then \
-	  $(ENVIRONMENT_$*) PYTHONPATH=$(CURDIR)/.devices/$* OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS_$*); \
+	  out=$$($(ENVIRONMENT_$*) PYTHONPATH=$(CURDIR)/.devices/$* OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS_$*) 2>&1); code=$$?; \
+	  echo "$$out"; \
+	  if [ $$code = 0 ] && ! echo "$$out" | grep -q " passed"; then \
+	    echo "skipped: no test of $* ran on this machine, for the reasons above"; \
+	  fi; \
+	  exit $$code; \
 	elif [ $$code = 3 ]; then \
 	  echo "skipped: the tests of $* need $(PACKAGES_$*)$(NEEDS_$*), which cannot be had on this machine"; \
 	else \

@@ -54,6 +54,8 @@ def provider_words(name: str, words: Sequence[str] | None, allow_fallback: bool)
             raise InputError(
                 f"expected --provider-option NAME=VALUE, got {shown(word)}; write for example backend_type=htp"
             )
+        if key in given:
+            raise InputError(f"expected each --provider-option once, got {shown(key)} twice; leave one out")
         given[key] = value
     choice = choose_provider(name, given, allow_fallback)
     require(choice.provider)

@@ -98,7 +98,7 @@ def _facts(model: Model, bundle: str | Path, threads: int | None) -> dict[str, A
         "machine": machine(threads),
         "provider": model.provider.provider.name,
         "provider_options": dict(model.provider.options),
-        "precision": model.provider.precision,
+        "precision": model.precision,
         "placement": model.placement,
         "bundle_bytes": sum(entry.bytes for entry in model.manifest.files.values()),
         "state_bytes": model.manifest.state.nbytes,

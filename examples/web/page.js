@@ -14,6 +14,8 @@ let busy = true;
 let saved = false;
 let provider;
 
+// A worker that cannot start answers nothing.
+worker.onerror = () => say("expected the worker to start, got an error; reload the page", true);
 worker.onmessage = ({ data: { call, progress, piece, error, done } }) => {
   const { resolve, reject, onEvent } = open.get(call);
   if (progress || piece) return onEvent?.(progress ?? piece);
@@ -46,6 +48,7 @@ function setBusy(now) {
   busy = now;
   const loaded = provider !== undefined;
   for (const id of ["generate", "branch", "save", "new"]) at(id).disabled = busy || !loaded;
+  for (const radio of document.querySelectorAll('[name="provider"]')) radio.disabled = busy;
   at("restore").disabled = busy || !loaded || !saved;
   at("stop").disabled = !busy || !loaded;
   for (const button of document.querySelectorAll("#branches button")) button.disabled = busy;
@@ -58,11 +61,11 @@ function say(text, isError = false) {
 
 /** Load on another provider; the text goes on there from the same state. */
 async function loadOn(name) {
-  const state = provider === undefined ? undefined : await ask("save", { name: "text" });
   say(`Loading for ${name} ...`);
   const bar = at("progress");
   bar.hidden = false;
   try {
+    const state = provider === undefined ? undefined : await ask("save", { name: "text" });
     const facts = await ask("load", { address: ADDRESS, provider: name }, ({ loaded, total }) => {
       bar.value = total ? loaded / total : 0;
     });
@@ -87,7 +90,7 @@ function options() {
 
 /** Continue a session with a prompt, into an element. */
 async function write(name, prompt, settings, element) {
-  show(element, prompt, "given");
+  const given = show(element, prompt, "given");
   const target = show(element, "", "written");
   let [begin, first, tokens] = [0, 0, 0];
   const { reason, memory, ...end } = await ask("generate", { name, prompt, options: settings }, (piece) => {
@@ -100,6 +103,9 @@ async function write(name, prompt, settings, element) {
     if (tokens > first) at("speed").textContent = ((tokens - first) / seconds).toFixed(0);
     at("count").textContent = tokens;
     if (piece.memory !== undefined) measured(tokens, piece.memory);
+  }).catch((error) => {
+    if (!tokens) given.remove(); // nothing was read
+    throw error;
   });
   at("count").textContent = end.tokens;
   at("speed").textContent = (end.usage.generatedTokens / end.timings.generateSeconds).toFixed(0);
@@ -121,10 +127,13 @@ function show(element, text, kind) {
 }
 
 /** What the user typed, or a new line. */
-function takePrompt() {
-  const text = at("prompt").value || "\n";
-  at("prompt").value = "";
-  return text;
+function promptText() {
+  return at("prompt").value || "\n";
+}
+
+/** The next text, unless something else was typed meanwhile. */
+function clearPrompt(used) {
+  if (at("prompt").value === used) at("prompt").value = "";
 }
 
 const ENDS = { length: "Done.", eos: "The text is at its end.", stop: "Done.", cancelled: "Stopped." };
@@ -135,7 +144,9 @@ at("form").addEventListener("submit", (event) => {
   alone(async () => {
     closeBranches();
     say("Writing ...");
-    say(ENDS[await write("text", takePrompt(), options(), at("text"))]);
+    const prompt = promptText();
+    say(ENDS[await write("text", prompt, options(), at("text"))]);
+    clearPrompt(prompt);
   });
 });
 
@@ -144,7 +155,7 @@ at("stop").addEventListener("click", () => worker.postMessage({ method: "stop" }
 at("branch").addEventListener("click", () =>
   alone(async () => {
     say("Writing two continuations of the same state ...");
-    const [settings, prompt] = [options(), takePrompt()];
+    const [settings, prompt] = [options(), promptText()];
     at("branches").replaceChildren();
     at("branches").hidden = false;
     for (let index = 0; index < BRANCHES; index++) {
@@ -154,6 +165,7 @@ at("branch").addEventListener("click", () =>
       const reason = await write(name, prompt, { ...settings, seed: settings.seed + index }, element);
       if (reason === "cancelled") break;
     }
+    clearPrompt(prompt);
     say("Keep one of them, or go on without.");
   }),
 );
@@ -199,7 +211,9 @@ at("save").addEventListener("click", () =>
 
 at("restore").addEventListener("click", () =>
   alone(async () => {
-    const { bytes, text } = await kept();
+    const found = await kept();
+    if (!found) throw new Error("expected a saved state, got none; save one first");
+    const { bytes, text } = found;
     const { tokens } = await ask("restore", { name: "text", bytes });
     closeBranches();
     at("text").replaceChildren();
@@ -230,8 +244,8 @@ document.addEventListener("keydown", (event) => {
 });
 
 // For the next time, without a network.
-navigator.serviceWorker?.register("offline.js");
+navigator.serviceWorker?.register("offline.js").catch(() => {}); // the page works without
 alone(async () => {
-  saved = (await kept()) !== undefined;
+  saved = await kept().then((found) => found !== undefined, () => false); // a browser may keep nothing
   await loadOn("wasm");
 });

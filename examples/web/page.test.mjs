@@ -4,10 +4,11 @@
  */
 
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { request } from "node:http";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
 import { server } from "./serve.mjs";
@@ -154,6 +155,57 @@ test("what is wrong is said in one sentence, and the page goes on", options, asy
   await set({ temperature: 0.8 });
   await page.click("#generate");
   await status("Done.");
+  assert.equal(await page.inputValue("#prompt"), "");
+});
+
+test("what was typed stays where it could not be used, and nothing else can be chosen meanwhile", options, async () => {
+  await page.fill("#prompt", "Enter GHOST");
+  await set({ temperature: -1 });
+  await page.click("#generate");
+  await status("expected ");
+  assert.equal(await page.inputValue("#prompt"), "Enter GHOST");
+  assert.doesNotMatch(await textOf("#text"), /Enter GHOST/);
+  await set({ temperature: 0.8, tokens: 10000 });
+  await page.click("#generate");
+  await status("Writing");
+  assert.equal(await page.locator('[value="webgpu"]').isDisabled(), true);
+  await page.keyboard.press("Escape");
+  await status("Stopped.");
+  assert.equal(await page.inputValue("#prompt"), "");
+  assert.equal(await page.locator('[value="webgpu"]').isDisabled(), false);
+});
+
+test("the server gives files of its folder, and nothing for what is no address", options, async () => {
+  const get = (path) =>
+    new Promise((resolve, reject) => {
+      request({ port: served.address().port, host: "127.0.0.1", path }, (response) => resolve(response.resume().statusCode))
+        .on("error", reject)
+        .end();
+    });
+  const outside = `${FOLDER.replace(/\/$/, "")}-other`;
+  mkdirSync(outside, { recursive: true });
+  writeFileSync(join(outside, "secret.txt"), "secret");
+  try {
+    for (const path of ["/%", "/%00", "//", "/nothing", "/bundle", `/..%2f${basename(outside)}/secret.txt`, "/..%2f..%2fMakefile"]) {
+      assert.equal(await get(path), 404, path);
+    }
+    assert.equal(await get("/"), 200);
+    assert.equal(await get("/bundle/manifest.json?x"), 200);
+  } finally {
+    rmSync(outside, { recursive: true });
+  }
+});
+
+test("a browser that keeps nothing shows the page all the same", options, async () => {
+  const other = await context.newPage();
+  await other.addInitScript(() => {
+    indexedDB.open = () => {
+      throw new Error("no");
+    };
+  });
+  await other.goto(origin);
+  await other.waitForFunction(() => document.querySelector("#status").textContent === "Ready.", undefined, PATIENCE);
+  await other.close();
 });
 
 test("the text goes on from the same state on WebGPU", options, async () => {

@@ -2,7 +2,7 @@
 
 import { createReadStream, existsSync, statSync } from "node:fs";
 import { createServer } from "node:http";
-import { extname, join, normalize, resolve } from "node:path";
+import { extname, join, normalize, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const TYPES = {
@@ -18,10 +18,8 @@ const TYPES = {
 export function server(folder) {
   const root = resolve(folder);
   return createServer((request, response) => {
-    const path = decodeURIComponent(new URL(request.url ?? "/", "http://localhost").pathname);
-    let file = normalize(join(root, path));
-    if (file === root || path.endsWith("/")) file = join(file, "index.html");
-    if (!file.startsWith(root) || !existsSync(file) || !statSync(file).isFile()) {
+    const file = fileOf(root, request.url ?? "/");
+    if (file === null) {
       response.writeHead(404).end("not found\n");
       return;
     }
@@ -36,6 +34,20 @@ export function server(folder) {
     if (request.method === "HEAD") response.end();
     else createReadStream(file).pipe(response);
   });
+}
+
+/** The file inside `root` that an address names; null for none, and for what is no address. */
+function fileOf(root, address) {
+  let path;
+  try {
+    path = decodeURIComponent(new URL(address, "http://localhost").pathname);
+  } catch {
+    return null;
+  }
+  if (path.includes("\0")) return null;
+  const file = normalize(join(root, path.endsWith("/") ? `${path}index.html` : path));
+  const inside = file.startsWith(root + sep);
+  return inside && existsSync(file) && statSync(file).isFile() ? file : null;
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

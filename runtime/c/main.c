@@ -51,16 +51,19 @@ int main(int count, char **words) {
     for (int i = 2, bad = !ids || count < 3; i < count || bad; i++) {
         char *end = "?";
         const char *name = bad ? "" : words[i];
-        int is_option = !strncmp(name, "--", 2), has_value = i + 1 < count;
+        int is_option = !strncmp(name, "--", 2);
+        const char *value = !is_option ? name : i + 1 < count ? words[++i] : "";
         errno = 0;
-        if (is_option && has_value && !strcmp(name, "--max-tokens"))
-            most = strtoll(words[++i], &end, 10);
-        else if (is_option && has_value && !strcmp(name, "--seed"))
-            options.seed = strtoull(words[++i], &end, 10);
-        else if (is_option && has_value && !strcmp(name, "--temperature"))
-            options.temperature = strtod(words[++i], &end);
-        else if (!is_option && *name)
-            ids[prompt++] = strtoll(name, &end, 10);
+        if (!*value || !strchr("0123456789.", *value)) /* a sign would wrap, and nothing be 0 */
+            ;
+        else if (!strcmp(name, "--max-tokens"))
+            most = strtoll(value, &end, 10);
+        else if (!strcmp(name, "--seed"))
+            options.seed = strtoull(value, &end, 10);
+        else if (!strcmp(name, "--temperature"))
+            options.temperature = strtod(value, &end);
+        else if (!is_option)
+            ids[prompt++] = strtoll(value, &end, 10);
         if (*end || errno) {
             fprintf(stderr, "usage: xlstm-edge-c BUNDLE IDS... [--max-tokens N] [--seed S] [--temperature T]\n");
             return 2;

@@ -17,7 +17,7 @@ from .layout import GRAPH, TUNING
 from .manifest import Manifest
 from .options import GenerationOptions, ResolvedOptions
 from .placement import Placement, placement_of
-from .providers import CPU, Choice
+from .providers import CPU, FLOAT32, Choice
 from .reading import length_of
 from .tokenizer import Tokenizer, encode_text, load_tokenizer
 from .tuning import STORED, Tuning
@@ -62,6 +62,12 @@ class Engine:
         tuned = self.tuning is not None and self.tuning.weights != STORED
         graph = self.folder / TUNING / GRAPH if tuned else self.folder / self.manifest.graph.file
         return placement_of(self.inference, self.provider, graph)
+
+    @property
+    def precision(self) -> str:
+        """What it computes in, "float32" or "float16": the provider's, but that of the CPU where every node fell to it."""
+        on_cpu = self.placement.keys() == {CPU.provider.ort_name} and self.prompts is None
+        return FLOAT32 if on_cpu else self.provider.precision
 
     def graph_for(self, length: int) -> ort.InferenceSession | None:
         """The graph that takes so many tokens (1 to `chunk`) in one call; None where they are to be taken one by one."""

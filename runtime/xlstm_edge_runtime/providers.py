@@ -212,6 +212,8 @@ def choose_provider(
         raise InputError(f"expected provider options as a mapping of names, got {shown(options)}; correct it")
     given = dict(_option(provider, key, value) for key, value in (options or {}).items())
     if (chip := given.pop(SOC, None)) is not None:
+        if both := sorted(chip_options(chip).keys() & given.keys()):
+            raise InputError(f"expected {SOC} or {' and '.join(both)}, got both; leave one out")
         given |= chip_options(chip)
     return Choice(provider, {**provider.defaults, **given}, allow_fallback)
 

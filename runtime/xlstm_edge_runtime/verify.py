@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import check_compiled
+from .compiled import check_compiled, compiled_graph
 from .errors import BundleError, VerificationError
 from .graph_file import check_offsets
 from .in_place import prove_in_place
@@ -114,7 +114,7 @@ def _verify_loaded(folder: Path, tuning: Tuning | None, settings: Settings, vect
     if not model.provider.is_cpu:
         yield Check("placement", _placement(model))
     whole = vectors
-    if model.provider.precision == FLOAT16:
+    if model.precision == FLOAT16:
         vectors, whole = vectors.first(FLOAT16_STEPS), _ends_of_calls(vectors, model.chunk)
     if model.in_place and model.in_place != prove_in_place(model):
         raise VerificationError(
@@ -145,7 +145,9 @@ def _verify_loaded(folder: Path, tuning: Tuning | None, settings: Settings, vect
 def _placement(model: Model) -> str:
     """Where the nodes are and what they compute in; nothing is left to the CPU unless that was allowed."""
     parts = [f"{'some' if count is None else count} on {name}" for name, count in model.placement.items()]
-    return f"{', '.join(parts) or 'not known to this onnxruntime'}; computes in {model.provider.precision}"
+    form = compiled_graph(model.folder, model.manifest, model.provider)
+    made = "" if form is None else f"{form.name}, made ahead of time; "
+    return f"{', '.join(parts) or 'not known to this onnxruntime'}; {made}computes in {model.precision}"
 
 
 def verify_stored(folder: Path, manifest: Manifest, settings: Settings, vectors: Vectors) -> Iterator[Check]:
@@ -191,7 +193,7 @@ def _ends_of_calls(vectors: Vectors, chunk: int) -> Vectors:
 
 def _steps(model: Model, vectors: Vectors) -> str:
     """Every token alone."""
-    session, start, worst = model.session(), 0, _Worst(model.provider.precision, takes_ids=model.takes_ids)
+    session, start, worst = model.session(), 0, _Worst(model.precision, takes_ids=model.takes_ids)
     for expected in vectors.expected:
         for token in vectors.inputs[start : expected.position + 1]:
             output = session.prefill(token[None])
@@ -202,7 +204,7 @@ def _steps(model: Model, vectors: Vectors) -> str:
 
 def _chunks(model: Model, vectors: Vectors) -> str:
     """A prompt from the start to each position, as a user would give it."""
-    worst = _Worst(model.provider.precision, takes_ids=model.takes_ids)
+    worst = _Worst(model.precision, takes_ids=model.takes_ids)
     for expected in vectors.expected:
         worst.judge(expected, model.session().prefill(vectors.inputs[: expected.position + 1]))
     return str(worst)

@@ -66,7 +66,8 @@ def test_devices_tells_a_package_that_does_not_load(command: Command, monkeypatc
     "words",
     [
         ("--provider", "tpu"), ("--provider", ""), ("--provider-option", "a=b"), (*QNN, "--provider-option", "htp_arch"),
-        (*QNN, "--provider-option", "=1"), (*QNN, "--provider-option", "htp_arch="), (*QNN, "--provider-option", "htp_arc=73"),
+        (*QNN, "--provider-option", "=1"), (*QNN, "--provider-option", "htp_arch="),
+        (*QNN, "--provider-option", "soc=8gen2", "--provider-option", "soc=8gen3"), (*QNN, "--provider-option", "htp_arc=73"),
         QNN, ("--provider", "cuda"),
     ],
     ids=" ".join,

@@ -13,7 +13,7 @@ import pytest
 import xlstm_edge_runtime as xr
 from xlstm_edge_runtime import opening, placement
 from xlstm_edge_runtime.placement import check_placement, not_whole, placement_of, record_placement, refused_by_itself
-from xlstm_edge_runtime.providers import CPU, choose_provider
+from xlstm_edge_runtime.providers import CPU, FLOAT16, FLOAT32, choose_provider
 
 from ..conftest import BY_NAME, sequence_for
 from ..oracles.cases import Case
@@ -158,3 +158,18 @@ def test_inputs_reach_a_memory_that_takes_copies(bundle_of: Callable[[Case, str]
         session = model.session()
         got = [session.prefill(token[None]) for token in tokens]
         assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True)) == same
+
+
+def test_what_fell_to_the_cpu_alone_computes_as_a_cpu_does(shipped_bundle: Path) -> None:
+    """And is held to that; of a part, the coarser one counts."""
+    model = xr.load(shipped_bundle, threads=1)
+    assert model.precision == FLOAT32
+    model.provider = ALLOWED
+    for where, precision in (
+        ({"CPUExecutionProvider": 70}, FLOAT32),
+        ({"CPUExecutionProvider": 1, "QNNExecutionProvider": 1}, FLOAT16),
+        ({"QNNExecutionProvider": 1}, FLOAT16),
+        ({}, FLOAT16),  # not known
+    ):
+        model.__dict__["placement"] = where
+        assert model.precision == precision

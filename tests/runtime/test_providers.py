@@ -85,6 +85,12 @@ def test_unknown_providers_are_refused(name: Any) -> None:
         ("openvino", {"device_type": "AUTO"}, "one of CPU, GPU, NPU"),
         ("openvino", {"precision": "FP16"}, "of the provider openvino"),
         ("cuda", {"use_tf32": "yes"}, "one of 0, 1"),
+        ("qnn", {"soc": "8gen2", "htp_arch": "75"}, "expected soc or htp_arch, got both"),
+        (
+            "qnn",
+            {"soc": "8gen2", "htp_arch": "75", "soc_model": "57"},
+            "expected soc or htp_arch and soc_model, got both",
+        ),
     ],
 )
 def test_options_that_no_provider_takes_are_refused(name: str, options: Any, fragment: str) -> None:

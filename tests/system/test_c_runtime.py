@@ -187,6 +187,30 @@ def test_the_same_ids_for_a_seed_and_nothing_in_the_home_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["5", "--seed", "-1"],
+        ["5", "--seed", ""],
+        ["5", "--seed"],
+        ["5", "--seed", str(2**64)],
+        ["5", "--max-tokens", "-5"],
+        ["5", "--max-tokens", "5x"],
+        ["5", "--temperature", "nan"],
+        ["-5"],
+        [""],
+        ["5", "--bogus", "5"],
+    ],
+)
+def test_words_that_are_no_numbers_get_the_usage(words: list[str], programs: Path, shipped_bundle: Path) -> None:
+    """Not another number: -1 would be a seed of 2^64 - 1."""
+    result = subprocess.run(
+        [programs / COMPILERS[0], shipped_bundle, *words], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("usage: ")
+
+
 CASES = [
     ("shipped", {}),
     ("lm-mixed", {"target": "cpu", "chunk": 16}),
