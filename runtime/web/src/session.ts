@@ -10,7 +10,7 @@ import { generate, type TokenEvent } from "./generate.js";
 import type { Model } from "./model.js";
 import { arraysOf, disposeTensors, type Tensors } from "./opening.js";
 import type { GenerationOptions } from "./options.js";
-import { readSnapshot, type SnapshotDtype, writeSnapshot } from "./snapshot.js";
+import { MOST_TOKENS, readSnapshot, type SnapshotDtype, writeSnapshot } from "./snapshot.js";
 import type { State } from "./state.js";
 
 const MOST_INPUTS = 1 << 26; // tokens of one call; longer texts come in parts
@@ -23,7 +23,7 @@ const MOST_INPUTS = 1 << 26; // tokens of one call; longer texts come in parts
 export class Session {
   #past: Tensors;
   #spare: Tensors | null;
-  #tokens = 0;
+  #tokens: bigint;
   #busy = false;
   #disposed = false;
 
@@ -31,7 +31,7 @@ export class Session {
   constructor(
     readonly model: Model,
     state: State = model.manifest.state.initial(),
-    tokens = 0,
+    tokens = 0n,
   ) {
     const { graph } = model;
     this.#past = graph.tensors(state);
@@ -39,9 +39,9 @@ export class Session {
     this.#tokens = tokens;
   }
 
-  /** Number of tokens consumed since the zero state. */
+  /** Number of tokens consumed since the zero state; above 2^53 - 1 the nearest number, snapshots have it exactly. */
   get tokens(): number {
-    return this.#tokens;
+    return Number(this.#tokens);
   }
 
   /** Number of ids. */
@@ -108,7 +108,7 @@ export class Session {
 
   /** Back to the zero state. */
   async reset(): Promise<void> {
-    await this.#alone(async () => this.#replace(this.model.manifest.state.initial(), 0));
+    await this.#alone(async () => this.#replace(this.model.manifest.state.initial(), 0n));
   }
 
   /** An independent session that continues from here; costs one copy of the state. */
@@ -148,7 +148,7 @@ export class Session {
     this.#disposed = true;
   }
 
-  #replace(state: State, tokens: number): void {
+  #replace(state: State, tokens: bigint): void {
     disposeTensors(this.#past);
     this.#past = this.model.graph.tensors(state);
     this.#tokens = tokens;
@@ -160,11 +160,14 @@ export class Session {
       for (const id of ids) logits = await this.#advance([id]);
       return logits;
     }
+    if (this.#tokens + BigInt(ids.length) > MOST_TOKENS) {
+      throw new InputError(`expected at most ${MOST_TOKENS} tokens in a session, got more; no snapshot could tell: reset it`);
+    }
     const { logits, present } = await this.model.graph.run(ids, this.#past, this.#spare);
     if (this.#spare) this.#spare = this.#past;
     else disposeTensors(this.#past);
     this.#past = present;
-    this.#tokens += ids.length;
+    this.#tokens += BigInt(ids.length);
     if (logits.length !== this.vocabSize) {
       throw new BundleError(`expected ${this.vocabSize} logits, got ${logits.length}; export the bundle again`);
     }
