@@ -1,6 +1,7 @@
 /** The model that users hold: weights loaded once, any number of streams made of it. */
 
 import { InputError, typeName } from "./errors.js";
+import { checkFlags, givenOptions } from "./given.js";
 import type { Manifest } from "./manifest.js";
 import type { Graph } from "./opening.js";
 import { type GenerationOptions, type ResolvedOptions, resolveOptions } from "./options.js";
@@ -59,7 +60,10 @@ export class Model {
    * Token ids of a prompt, special tokens of the tokenizer's post-processor included; a model that wants a bos token which its
    * tokenizer does not add gets it. `start` false is for text in the middle of a stream: nothing is added.
    */
-  async encode(prompt: string, { start = true }: { start?: boolean } = {}): Promise<number[]> {
+  async encode(prompt: string, options: { start?: boolean } = {}): Promise<number[]> {
+    const given = givenOptions(options, ["start"]);
+    checkFlags(given, "start");
+    const { start = true } = given;
     if (typeof prompt !== "string" || /\p{Cs}/u.test(prompt)) {
       const got = typeof prompt === "string" ? "half of one" : typeName(prompt);
       throw new InputError(`expected a prompt of whole characters, got ${got}; pass text`);

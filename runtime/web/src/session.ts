@@ -7,6 +7,7 @@
 
 import { BundleError, InputError, shown, typeName } from "./errors.js";
 import { generate, type TokenEvent } from "./generate.js";
+import { givenOptions } from "./given.js";
 import type { Model } from "./model.js";
 import { arraysOf, disposeTensors, type Tensors } from "./opening.js";
 import type { GenerationOptions } from "./options.js";
@@ -117,7 +118,8 @@ export class Session {
   }
 
   /** The state as the bytes of a snapshot, which every runtime of this project reads; "float16" takes half of them. */
-  async save({ dtype = "float32" }: { dtype?: SnapshotDtype } = {}): Promise<Uint8Array<ArrayBuffer>> {
+  async save(options: { dtype?: SnapshotDtype } = {}): Promise<Uint8Array<ArrayBuffer>> {
+    const { dtype = "float32" } = givenOptions(options, ["dtype"]);
     const { source, state: table } = this.model.manifest;
     return this.#alone(async () => {
       const state = await arraysOf(this.#past);

@@ -6,6 +6,7 @@
 import type { DecodeStream } from "./decode.js";
 import { InputError, shown, typeName } from "./errors.js";
 import { type Finish, generate, type TokenEvent, type TokenSession } from "./generate.js";
+import { givenOptions } from "./given.js";
 import type { GenerationOptions, ResolvedOptions } from "./options.js";
 import type { Tokenizer } from "./tokenizer.js";
 
@@ -157,10 +158,7 @@ export function streamText(
   text: string,
   options: TextOptions = {},
 ): AsyncGenerator<TextEvent, void, undefined> {
-  if (typeof options !== "object" || options === null) {
-    throw new InputError(`expected options as an object, got ${shown(options)}; correct them`);
-  }
-  const { stop = [], ...others } = options;
+  const { stop = [], ...others } = givenOptions(options);
   const matcher = new StopMatcher(stop);
   const resolved = session.model.resolve(others);
   return started(session, text, stop, matcher, resolved);

@@ -1,6 +1,7 @@
 /** The page's side: calls numbered, sent and answered. */
 
 import { ERRORS, InputError, reason, XlstmEdgeError } from "./errors.js";
+import { checkListening, givenOptions } from "./given.js";
 import { type Call, FUNCTIONS, type Port, type Reply } from "./workerMessages.js";
 
 interface Waiting {
@@ -29,9 +30,9 @@ export class Client {
   /** What the worker answers; throws what it throws. */
   async call(object: number, method: string, words: readonly unknown[] = [], given: object = {}): Promise<unknown> {
     const call = ++this.#last;
-    const { signal, ...others } = given as { signal?: AbortSignal } & Record<string, unknown>;
+    const { signal, ...others } = this.#checked(given);
     const entries = Object.entries(others);
-    const functions = Object.fromEntries(entries.filter(([name, value]) => FUNCTIONS.includes(name) && value !== undefined));
+    const functions = Object.fromEntries(entries.filter(([name]) => FUNCTIONS.includes(name)));
     const options = Object.fromEntries(entries.filter(([name]) => !FUNCTIONS.includes(name)));
     const listens = [...Object.keys(functions), ...(signal ? ["signal"] : [])];
     const message: Call = { call, object, method, words, options, listens };
@@ -39,6 +40,13 @@ export class Client {
     this.#send(message);
     if (listens.length) this.#listen(call, functions as Listening["functions"], signal);
     return answer;
+  }
+
+  /** Options whose parts that stay here are what they should be; the worker checks the others. */
+  #checked(given: object): { signal?: AbortSignal } & Record<string, unknown> {
+    const options = givenOptions(given);
+    checkListening(options, FUNCTIONS);
+    return options as { signal?: AbortSignal } & Record<string, unknown>;
   }
 
   /** The worker may forget an object. */

@@ -6,7 +6,10 @@ import { BundleError, InputError, load, StateError, streamText } from "../dist/i
 import { resolveOptions } from "../dist/options.js";
 import { bundle, collect, sentence, snapshot } from "./fixtures.mjs";
 
-const is = (Class) => (error) => error instanceof Class && !!sentence(error);
+const is =
+  (Class, words = "") =>
+  (error) =>
+    error instanceof Class && sentence(error).includes(words);
 const mixed = {};
 for (const provider of ["cpu", "wasm"]) mixed[provider] = await load(bundle("mixed"), { provider, threads: 1 });
 
@@ -144,14 +147,40 @@ test("options that make no sense are refused at the call", async () => {
     { max_tokens: 5 },
     { temperature: 2e4 },
     { stop: ["a"] },
+    { toString: 1 },
+    { constructor: 1 },
+    [],
     null,
     5,
     { stopIds: "12" },
   ];
   for (const options of wrong) assert.throws(() => session.generate([1], options), is(InputError), JSON.stringify(options));
   assert.throws(() => mixed.cpu.stream("a", { stop: "b" }), is(InputError));
-  assert.throws(() => streamText(session, "a", { nonsense: 1 }), is(InputError));
+  for (const options of [{ nonsense: 1 }, { toString: 1 }, [], null, 5]) {
+    assert.throws(() => streamText(session, "a", options), is(InputError));
+    assert.throws(() => mixed.cpu.stream("a", options), is(InputError));
+  }
+  for (const options of [{ type: "float16" }, { dtype: 5 }, [], null, 5]) {
+    await assert.rejects(session.save(options), is(InputError));
+    await assert.rejects(mixed.cpu.encode("a", options), is(InputError));
+  }
+  await assert.rejects(mixed.cpu.encode("a", { start: 1 }), is(InputError, "start"));
   assert.equal(session.tokens, 0);
+});
+
+test("null and undefined leave an option out, whichever it is", async () => {
+  const names =
+    "maxTokens minTokens stopIds ignoreEos temperature topK topP minP seed repetitionPenalty presencePenalty " +
+    "frequencyPenalty penaltyWindow logitBias banned onPrompt signal";
+  const model = await load(bundle("shipped-web"), { threads: 1 });
+  for (const nothing of [null, undefined]) {
+    const options = { ...Object.fromEntries(names.split(" ").map((name) => [name, nothing])), maxTokens: 3 };
+    assert.equal((await collect(model.session().generate([1], options))).at(-1).usage.generatedTokens, 3);
+    await collect(model.stream("a", { ...options, stop: nothing }));
+    assert.deepEqual(await model.encode("a", { start: nothing }), await model.encode("a"));
+    const session = model.session();
+    assert.deepEqual(await session.save({ dtype: nothing }), await session.save());
+  }
 });
 
 test("a bundle without a tokenizer, and prompts that are no text", async () => {

@@ -69,11 +69,20 @@ test("errors keep their class and sentence", async () => {
   await assert.rejects(load("/nowhere"), is(BundleError));
   await assert.rejects(load(bundle("mixed"), { onnxruntime: { create: () => 1 } }), is(InputError));
   await assert.rejects(load(bundle("mixed"), { signal: AbortSignal.abort() }), is(CancelledError));
+  for (const options of [null, [], 5, { signal: 1 }, { onProgress: 1 }, { cache: "no" }, { toString: 1 }]) {
+    await assert.rejects(load(bundle("mixed"), options), is(InputError), JSON.stringify(options));
+  }
+  await load(bundle("mixed"), { signal: null, onProgress: null, cache: null });
   const model = await load(bundle("mixed"));
   const session = await model.session();
   await assert.rejects(session.step(97), is(InputError));
   await assert.rejects(session.load(new Uint8Array(9)), is(StateError));
   await assert.rejects(collect(session.generate([1], { temperature: -1 })), is(InputError));
+  for (const options of [null, [], { onPrompt: 1 }]) {
+    await assert.rejects(collect(session.generate([1], options)), is(InputError));
+    await assert.rejects(collect(model.stream("a", options)), is(InputError));
+    await assert.rejects(session.save(options), is(InputError));
+  }
   await session.dispose();
   await assert.rejects(session.step(1), is(InputError));
 });
