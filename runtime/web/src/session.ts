@@ -151,8 +151,9 @@ export class Session {
   }
 
   #replace(state: State, tokens: bigint): void {
+    const past = this.model.graph.tensors(state); // may fail: then the session is as it was
     disposeTensors(this.#past);
-    this.#past = this.model.graph.tensors(state);
+    this.#past = past;
     this.#tokens = tokens;
   }
 
@@ -166,19 +167,21 @@ export class Session {
       throw new InputError(`expected at most ${MOST_TOKENS} tokens in a session, got more; no snapshot could tell: reset it`);
     }
     const { logits, present } = await this.model.graph.run(ids, this.#past, this.#spare);
+    if (logits.length !== this.vocabSize) {
+      if (!this.#spare) disposeTensors(present);
+      throw new BundleError(`expected ${this.vocabSize} logits, got ${logits.length}; export the bundle again`);
+    }
     if (this.#spare) this.#spare = this.#past;
     else disposeTensors(this.#past);
     this.#past = present;
     this.#tokens += BigInt(ids.length);
-    if (logits.length !== this.vocabSize) {
-      throw new BundleError(`expected ${this.vocabSize} logits, got ${logits.length}; export the bundle again`);
-    }
     return logits;
   }
 
   /** A second call would read a state that is being replaced. */
   async #alone<Result>(work: () => Promise<Result>): Promise<Result> {
     if (this.#disposed) throw new InputError("expected a session to use, got a disposed one; make another");
+    this.model.graph.checkHeld();
     if (this.#busy) {
       throw new InputError("expected one call of a session at a time, got a second one; await the first, or fork");
     }

@@ -158,10 +158,18 @@ export function streamText(
   text: string,
   options: TextOptions = {},
 ): AsyncGenerator<TextEvent, void, undefined> {
+  return textRun(session.model, options)(session, text);
+}
+
+/** `streamText` with options that are checked here, for one session of the model, once. */
+export function textRun(
+  model: TextModel,
+  options: TextOptions,
+): (session: TextSession, text: string) => AsyncGenerator<TextEvent, void, undefined> {
   const { stop = [], ...others } = givenOptions(options);
   const matcher = new StopMatcher(stop);
-  const resolved = session.model.resolve(others);
-  return started(session, text, stop, matcher, resolved);
+  const resolved = model.resolve(others);
+  return (session, text) => started(session, text, stop, matcher, resolved);
 }
 
 async function* started(

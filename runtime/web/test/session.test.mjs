@@ -238,12 +238,73 @@ for (const provider of ["cpu", "wasm"]) {
     const model = await load(bundle("mixed"), { provider, threads: 1 });
     const session = model.session();
     await session.step(2);
+    await Promise.all([model.dispose(), model.dispose()]);
     await model.dispose();
-    await assert.rejects(session.step(1), is(BundleError));
+    const disposed = is(InputError, "a disposed one; load it again");
+    await assert.rejects(session.step(1), disposed);
+    await assert.rejects(session.prefill([1]), disposed);
+    for (const call of ["fork", "save", "reset", "state"]) await assert.rejects(session[call](), disposed, call);
+    await assert.rejects(collect(session.generate([1])), disposed);
+    assert.throws(() => model.session(), disposed);
+    assert.throws(() => model.stream("a"), disposed);
     assert.equal(session.tokens, 1);
+    session.dispose();
     assert.equal((await mixed[provider].session().step(1)).length, 97);
   });
 }
+
+for (const provider of ["cpu", "wasm"]) {
+  test(`a model that goes during a call lets the graph end first on ${provider}`, async () => {
+    const model = await load(bundle("mixed"), { provider, threads: 1 });
+    const session = model.session();
+    const work = assert.rejects(session.prefill(Array(40).fill(5)), is(InputError, "a disposed one"));
+    await model.dispose();
+    await work;
+    assert.equal(session.tokens, model.chunk);
+  });
+}
+
+test("a stream's session is gone with it, wherever the stream is left", async () => {
+  const model = await load(bundle("shipped-web"), { threads: 1 });
+  const made = [];
+  const make = model.session.bind(model);
+  model.session = () => made[made.push(make()) - 1];
+  model.stream("To be"); // never asked for a piece
+  await model.stream("To be").return();
+  for await (const _ of model.stream("To be", { maxTokens: 9 })) break;
+  await collect(model.stream("To be", { maxTokens: 2 }));
+  assert.equal(made.length, 2);
+  for (const session of made) await assert.rejects(session.step(1), is(InputError, "a disposed one; make another"));
+});
+
+test("a state that cannot be made leaves the session as it was", async () => {
+  const model = await load(bundle("mixed"), { threads: 1 });
+  const { graph } = model;
+  let disposed = 0;
+  graph.tensors = (state) =>
+    new Map(
+      [...state].map(([name, data]) => [
+        name,
+        { location: "gpu-buffer", getData: async () => data, dispose: () => disposed++ },
+      ]),
+    );
+  const session = model.session();
+  await session.load(snapshot("mixed.float32"));
+  const [before, { tokens }] = [await session.state(), session];
+  disposed = 0;
+  const { tensors } = graph;
+  graph.tensors = () => {
+    throw new RangeError("no room");
+  };
+  await assert.rejects(session.reset(), RangeError);
+  await assert.rejects(session.load(snapshot("mixed.float16")), RangeError);
+  graph.run = async () => ({ logits: new Float32Array(5), present: new Map() });
+  await assert.rejects(session.step(1), is(BundleError, "got 5"));
+  assert.deepEqual([await session.state(), session.tokens, disposed], [before, tokens, 0]);
+  graph.tensors = tensors;
+  await session.reset();
+  assert.deepEqual([session.tokens, disposed], [0, before.size]);
+});
 
 test("stop ids come on top of the bundle's, which ignoreEos leaves out", () => {
   assert.deepEqual([...resolveOptions({ stopIds: [5] }, {}, [7]).stopIds].sort(), [5, 7]);
