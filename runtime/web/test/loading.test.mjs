@@ -252,6 +252,28 @@ test("addresses in Node, and of files", async () => {
   await server.close();
 });
 
+test("what an app's onProgress throws ends a load at once", async () => {
+  const server = await startServer();
+  try {
+    for (const place of [`${server.url}bundles/mixed`, bundle("mixed")]) {
+      for (const error of [new RangeError("mine"), new TypeError("fetch failed"), undefined]) {
+        let calls = 0;
+        server.state.asked.length = 0;
+        const onProgress = (loaded) => {
+          if (!loaded) return;
+          calls++;
+          throw error;
+        };
+        const got = await load(place, { provider: "wasm", onProgress }).then(String, (thrown) => ({ thrown }));
+        assert.deepEqual([got, calls], [{ thrown: error }, 1]);
+        assert.ok(server.state.asked.length <= 2, server.state.asked.join());
+      }
+    }
+  } finally {
+    await server.close();
+  }
+});
+
 test("onnxruntime-node sends nothing home: its telemetry is off before it is loaded", () => {
   const script = `
     import { load } from ${JSON.stringify(new URL("../dist/index.js", import.meta.url).href)};

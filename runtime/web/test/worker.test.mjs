@@ -64,6 +64,17 @@ test("a stream that is left or aborted has read what was seen", async () => {
   await session.step(1);
 });
 
+test("what a page's onProgress throws ends the load", async () => {
+  const error = new RangeError("mine");
+  let calls = 0;
+  const onProgress = () => {
+    calls++;
+    throw error;
+  };
+  const got = await load(bundle("mixed"), { onProgress }).then(String, (thrown) => thrown);
+  assert.deepEqual([got === error, calls], [true, 1]);
+});
+
 test("errors keep their class and sentence", async () => {
   const is = (Class) => (error) => error instanceof Class && !!sentence(error);
   await assert.rejects(load("/nowhere"), is(BundleError));
