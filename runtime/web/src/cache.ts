@@ -12,10 +12,12 @@ const PLACE = "https://xlstm-edge.invalid/";
 export class BundleCache {
   constructor(readonly wanted: boolean) {}
 
-  /** The content by this hash, if it is there and of the stated size. */
+  /** The content by this hash, if it is there and of the stated size; of another size it is thrown away, for `keep` to replace. */
   async whole(entry: FileEntry): Promise<Uint8Array<ArrayBuffer> | null> {
     const content = await this.#get(entry.sha256);
-    return content && content.length === entry.bytes ? content : null;
+    if (content?.length === entry.bytes) return content;
+    if (content) await this.#quietly((cache) => cache.delete(PLACE + entry.sha256));
+    return null;
   }
 
   /** What an interrupted download left. */

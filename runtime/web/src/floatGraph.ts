@@ -51,6 +51,8 @@ interface Product {
   readonly rows: number;
   readonly columns: number;
   readonly bits: number;
+  /** Weights of a row that share a scale. */
+  readonly blockSize: number;
 }
 
 /** Bytes of the products' weights when they are float32; BundleError for a graph that is not as an export writes it. */
@@ -154,14 +156,13 @@ class FloatGraph {
   }
 
   /** Each weight is scale * (integer - 2^(bits - 1)); a row of integers is padded to whole blocks. */
-  #fill(made: Float32Array, { data, scales, rows, columns, bits }: Product): void {
+  #fill(made: Float32Array, { data, scales, rows, columns, bits, blockSize }: Product): void {
     const integers = this.#content(data, UINT8);
     const factors = new Float32Array(this.#content(scales, FLOAT).slice().buffer);
-    const blocks = factors.length / rows;
-    const width = integers.length / rows; // bytes of a row
     const perByte = 8 / bits;
-    const blockSize = (width * perByte) / blocks;
-    if (!Number.isInteger(blockSize) || columns > width * perByte) {
+    const blocks = Math.ceil(columns / blockSize);
+    const width = (blocks * blockSize) / perByte; // bytes of a row
+    if (!Number.isInteger(width) || factors.length !== rows * blocks || integers.length !== rows * width) {
       throw new SyntaxError(`a ${PRODUCT} of other sizes than its weights`);
     }
     const mask = 2 ** bits - 1;
@@ -203,7 +204,17 @@ function graphOf(data: Uint8Array): Message {
 }
 
 function productsOf(graph: Message): Product[] {
-  return [...graph.children(GRAPH_NODE)].filter((node) => one(node, NODE_OPERATOR) === PRODUCT).map(productOf);
+  const products = [...graph.children(GRAPH_NODE)].filter((node) => one(node, NODE_OPERATOR) === PRODUCT).map(productOf);
+  const matrices = new Map<string, string>();
+  for (const product of products) {
+    const meaning = JSON.stringify([product.scales, product.rows, product.columns, product.bits, product.blockSize]);
+    // One float matrix is made for the integers of one name.
+    if ((matrices.get(product.data) ?? meaning) !== meaning) {
+      throw new SyntaxError(`integers that two ${PRODUCT} take for other weights`);
+    }
+    matrices.set(product.data, meaning);
+  }
+  return products;
 }
 
 function productOf(node: Message): Product {
@@ -212,11 +223,11 @@ function productOf(node: Message): Product {
   for (const attribute of node.children(NODE_ATTRIBUTE)) {
     for (const value of attribute.integers(ATTRIBUTE_INTEGER)) numbers.set(one(attribute, ATTRIBUTE_NAME), value);
   }
-  const [rows = 0, columns = 0, bits = 0] = ["N", "K", "bits"].map((name) => numbers.get(name));
-  const known = rows > 0 && columns > 0 && [2, 4, 8].includes(bits) && data !== "" && scales !== "";
+  const [rows = 0, columns = 0, bits = 0, blockSize = 0] = ["N", "K", "bits", "block_size"].map((name) => numbers.get(name));
+  const known = rows > 0 && columns > 0 && blockSize > 0 && [2, 4, 8].includes(bits) && data !== "" && scales !== "";
   if (!known || more[0] || more[1] || more.length > 3) throw new SyntaxError(`a ${PRODUCT} in a form of its own`); // zero points
   const [name, output] = [one(node, NODE_NAME), one(node, NODE_OUTPUT)];
-  return { node, name, x, data, scales, bias: more[2] ?? "", output, rows, columns, bits };
+  return { node, name, x, data, scales, bias: more[2] ?? "", output, rows, columns, bits, blockSize };
 }
 
 /** The same in float. */

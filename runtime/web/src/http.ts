@@ -20,6 +20,22 @@ interface Download {
   length: number;
 }
 
+/** Knows whether an error is the app's own, not the network's. */
+class Watched implements Progress {
+  threw = false;
+  readonly signal: AbortSignal | undefined;
+
+  constructor(readonly told: Progress) {
+    this.signal = told.signal;
+  }
+
+  add(bytes: number): void {
+    this.threw = true; // unless it comes back
+    this.told.add(bytes);
+    this.threw = false;
+  }
+}
+
 export class HttpBundle implements Source {
   readonly #base: URL;
   readonly #cache: BundleCache;
@@ -102,14 +118,16 @@ export class HttpBundle implements Source {
     return download;
   }
 
-  /** Tries until all is there; each try goes on where the last one stopped. */
-  async #rest(name: string, entry: FileEntry, progress: Progress, download: Download): Promise<void> {
+  /** Tries until all is there; each try goes on where the last one stopped. What the app's function throws ends it at once. */
+  async #rest(name: string, entry: FileEntry, given: Progress, download: Download): Promise<void> {
+    const progress = new Watched(given);
     for (let failures = 0; download.length < entry.bytes; ) {
       const before = download.length;
       try {
         await this.#try(name, entry, progress, download);
         if (download.length < entry.bytes) throw new Error(`${download.length} of ${entry.bytes} bytes`);
       } catch (error) {
+        if (progress.threw) throw error;
         checkSignal(this.signal);
         if (error instanceof BundleError) throw error;
         failures = download.length > before ? 0 : failures + 1;

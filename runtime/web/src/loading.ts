@@ -5,18 +5,19 @@
  */
 
 import { inNode } from "./environment.js";
-import { BundleError, InputError, shown, typeName } from "./errors.js";
+import { BundleError, InputError, shown } from "./errors.js";
 import { checkSignal, PickedFiles, type Progress, type Source, sha256 } from "./files.js";
 import { floatBytes, type GraphFiles, makeFloat } from "./floatGraph.js";
 import { Folder } from "./folder.js";
+import { checkFlags, checkListening, givenOptions } from "./given.js";
 import { checkGraphFile, LARGEST_GRAPH } from "./graphFile.js";
 import { HttpBundle } from "./http.js";
-import { weightsOf } from "./layout.js";
+import { MANIFEST, weightsOf } from "./layout.js";
 import { type Manifest, readManifest } from "./manifest.js";
 import { Model } from "./model.js";
-import { chooseProvider, importRuntime, type OnnxRuntime, type Provider } from "./onnxruntime.js";
+import { checkRuntime, chooseProvider, importRuntime, type OnnxRuntime, type Provider } from "./onnxruntime.js";
 import { checkThreads, type GraphSource, openGraph } from "./opening.js";
-import type { TokenizersModule } from "./tokenizer.js";
+import { checkTokenizers, type TokenizersModule } from "./tokenizer.js";
 
 /** Larger files of a folder are hashed where `hashAll` asks for it: a start must not wait for gigabytes. */
 const HASHED_AT_LOAD = 16 << 20;
@@ -58,8 +59,8 @@ const OPTIONS =
  * Load a bundle from an address, from files that a user picked, or from a folder in Node. BundleError if anything is wrong with
  * it, InputError for a bad option, DependencyError for a package that is not installed, CancelledError after an abort.
  */
-export async function load(bundle: string | URL | Iterable<File>, options: LoadOptions = {}): Promise<Model> {
-  checkOptions(options);
+export async function load(bundle: string | URL | Iterable<File>, given: LoadOptions = {}): Promise<Model> {
+  const options = checkOptions(given);
   const provider = chooseProvider(options.provider);
   checkThreads(options.threads, provider);
   if (options.floatWeights && provider === "cpu") {
@@ -98,28 +99,32 @@ function floatOrStored(files: GraphFiles, manifest: Manifest, provider: Provider
   return bytes && (floatWeights || bytes <= LARGEST_FLOAT) ? makeFloat(files, FLOAT_WEIGHTS) : files;
 }
 
-function checkOptions(options: LoadOptions): void {
-  if (typeof options !== "object" || options === null) {
-    throw new InputError(`expected options as an object, got ${shown(options)}; correct them`);
-  }
-  const unknown = Object.keys(options).find((name) => !OPTIONS.includes(name));
-  if (unknown !== undefined) {
-    throw new InputError(`expected options among ${OPTIONS.join(", ")}, got ${shown(unknown)}; remove it`);
-  }
-  const { onProgress, signal } = options;
-  if (onProgress !== undefined && typeof onProgress !== "function") {
-    throw new InputError(`expected onProgress as a function, got ${typeName(onProgress)}; correct it`);
-  }
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new InputError(`expected signal as an AbortSignal, got ${typeName(signal)}; correct it`);
+/** Those that are given, checked but for provider and threads. */
+function checkOptions(given: LoadOptions): LoadOptions {
+  const options = givenOptions(given, OPTIONS);
+  checkFlags(options, "cache", "allowFallback", "floatWeights", "hashAll");
+  checkListening(options, ["onProgress"]);
+  checkWasmPaths(options.wasmPaths);
+  if (options.onnxruntime !== undefined) checkRuntime(options.onnxruntime);
+  if (options.tokenizers !== undefined) checkTokenizers(options.tokenizers);
+  return options;
+}
+
+function checkWasmPaths(paths: unknown): void {
+  if (paths === undefined || typeof paths === "string") return;
+  const entries = typeof paths === "object" && paths !== null && !(paths instanceof URL) ? Object.entries(paths) : [];
+  const good = ([name, path]: [string, unknown]) =>
+    (name === "wasm" || name === "mjs") && (path === undefined || typeof path === "string" || path instanceof URL);
+  if (!entries.length || !entries.every(good)) {
+    throw new InputError(`expected wasmPaths as a text, or as an object with wasm or mjs, got ${shown(paths)}; correct it`);
   }
 }
 
 function sourceOf(bundle: unknown, { signal, cache = true }: LoadOptions): Source {
   if (bundle instanceof URL) return sourceOf(bundle.href, { ...(signal ? { signal } : {}), cache });
   if (typeof bundle === "string") {
-    if (/^https?:/i.test(bundle)) return new HttpBundle(new URL(bundle), signal, cache);
-    if (/^file:/i.test(bundle) && inNode()) return new Folder(process.getBuiltinModule("node:url").fileURLToPath(bundle));
+    if (/^https?:/i.test(bundle)) return new HttpBundle(addressOf(bundle), signal, cache);
+    if (/^file:/i.test(bundle) && inNode()) return new Folder(pathOf(bundle));
     if (inNode()) return new Folder(bundle);
     return new HttpBundle(addressOf(bundle), signal, cache);
   }
@@ -131,10 +136,21 @@ function sourceOf(bundle: unknown, { signal, cache = true }: LoadOptions): Sourc
   return new PickedFiles(files as File[]);
 }
 
-/** An address beside the page or the worker. */
+/** The path of a file address, in Node. */
+function pathOf(address: string): string {
+  try {
+    return process.getBuiltinModule("node:url").fileURLToPath(address);
+  } catch (error) {
+    throw new InputError(`expected the address of a folder here, got ${shown(address)}; pass its path`, { cause: error });
+  }
+}
+
+/** An address beside the page or the worker, below which there can be files. */
 function addressOf(text: string): URL {
   try {
-    return new URL(text, globalThis.location?.href);
+    const address = new URL(text, globalThis.location?.href);
+    new URL(MANIFEST, address);
+    return address;
   } catch (error) {
     throw new InputError(`expected a bundle's address, got ${shown(text)}; pass one that begins with https://`, {
       cause: error,

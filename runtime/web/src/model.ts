@@ -1,11 +1,12 @@
 /** The model that users hold: weights loaded once, any number of streams made of it. */
 
 import { InputError, typeName } from "./errors.js";
+import { checkFlags, givenOptions } from "./given.js";
 import type { Manifest } from "./manifest.js";
 import type { Graph } from "./opening.js";
 import { type GenerationOptions, type ResolvedOptions, resolveOptions } from "./options.js";
 import { Session } from "./session.js";
-import { streamText, type TextOptions, TextStream } from "./text.js";
+import { type TextOptions, TextStream, textRun } from "./text.js";
 import { encodeText, loadTokenizer, type Tokenizer, type TokenizersModule } from "./tokenizer.js";
 
 /** A loaded bundle; made by `load`. Any number of its sessions may be in use side by side. */
@@ -33,6 +34,7 @@ export class Model {
 
   /** A new stream in the zero state. */
   session(): Session {
+    this.graph.checkHeld();
     return new Session(this);
   }
 
@@ -41,8 +43,9 @@ export class Model {
    * prompt at the first piece. Greedy unless the bundle or you say otherwise.
    */
   stream(prompt: string, options: TextOptions = {}): TextStream {
-    const session = this.session();
-    return new TextStream(disposing(session, streamText(session, prompt, options)));
+    this.graph.checkHeld();
+    const run = textRun(this, options);
+    return new TextStream(alone(this, (session) => run(session, prompt)));
   }
 
   /** The bundle's tokenizer, made when it is first asked for; InputError if it has none. */
@@ -59,7 +62,10 @@ export class Model {
    * Token ids of a prompt, special tokens of the tokenizer's post-processor included; a model that wants a bos token which its
    * tokenizer does not add gets it. `start` false is for text in the middle of a stream: nothing is added.
    */
-  async encode(prompt: string, { start = true }: { start?: boolean } = {}): Promise<number[]> {
+  async encode(prompt: string, options: { start?: boolean } = {}): Promise<number[]> {
+    const given = givenOptions(options, ["start"]);
+    checkFlags(given, "start");
+    const { start = true } = given;
     if (typeof prompt !== "string" || /\p{Cs}/u.test(prompt)) {
       const got = typeof prompt === "string" ? "half of one" : typeName(prompt);
       throw new InputError(`expected a prompt of whole characters, got ${got}; pass text`);
@@ -78,19 +84,23 @@ export class Model {
     return resolveOptions(options, this.manifest.sampling, this.manifest.specialTokens.stop);
   }
 
-  /** Give the weights' memory back; no session of this model can be used any more. */
+  /**
+   * Give the weights' memory back, after what a session is just computing; no session of this model can be used any more. A second
+   * time does nothing.
+   */
   async dispose(): Promise<void> {
-    await this.graph.inference.release();
+    await this.graph.release();
   }
 }
 
-/** Events of a session that nobody else holds. */
-async function* disposing<Event>(
-  session: Session,
-  events: AsyncGenerator<Event, void, undefined>,
+/** Events of a session that nobody else holds; made when the first one is asked for, as a stream may be left before it. */
+async function* alone<Event>(
+  model: Model,
+  run: (session: Session) => AsyncGenerator<Event, void, undefined>,
 ): AsyncGenerator<Event, void, undefined> {
+  const session = model.session();
   try {
-    yield* events;
+    yield* run(session);
   } finally {
     session.dispose();
   }

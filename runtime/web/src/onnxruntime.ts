@@ -58,6 +58,17 @@ export function chooseProvider(provider: unknown): Provider {
   return found;
 }
 
+/** InputError for a module that is no onnxruntime. */
+export function checkRuntime(module: unknown): void {
+  const { env, InferenceSession, Tensor } = Object(module) as Partial<OnnxRuntime>;
+  const whole = env?.versions && env.wasm && typeof InferenceSession?.create === "function" && typeof Tensor === "function";
+  if (!whole) {
+    throw new InputError(
+      `expected onnxruntime as the module onnxruntime-web or onnxruntime-node, got ${shown(module)}; import it`,
+    );
+  }
+}
+
 /** The package for a provider; DependencyError where it is not installed. */
 export async function importRuntime(provider: Provider): Promise<OnnxRuntime> {
   const name = { cpu: "onnxruntime-node", wasm: "onnxruntime-web/wasm", webgpu: "onnxruntime-web/webgpu" }[provider];

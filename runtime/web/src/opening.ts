@@ -172,6 +172,8 @@ let queue: Promise<unknown> = Promise.resolve();
 export class Graph {
   /** Whether new states are written into tensors that the caller holds. */
   readonly reuses: boolean;
+  readonly #running = new Set<Promise<unknown>>();
+  #released: Promise<void> | undefined;
 
   constructor(
     readonly ort: OnnxRuntime,
@@ -181,6 +183,17 @@ export class Graph {
   ) {
     // onnxruntime-node writes into output tensors that it is given; WebAssembly and WebGPU hand out tensors of their own.
     this.reuses = provider === "cpu" && inNode();
+  }
+
+  /** InputError once it was released. */
+  checkHeld(): void {
+    if (this.#released) throw new InputError("expected a model to use, got a disposed one; load it again");
+  }
+
+  /** Give its memory back, once: calls that run end first, later ones are refused. */
+  release(): Promise<void> {
+    this.#released ??= Promise.allSettled(this.#running).then(() => this.inference.release());
+    return this.#released;
   }
 
   /** A state as tensors, which keep its arrays. */
@@ -196,7 +209,7 @@ export class Graph {
 
   /**
    * One call for 1 to `chunk` ids: the logits (V,) after the last, an array of the caller's, and the new state, which is
-   * `target` where the graph reuses tensors. `past` is only read. BundleError if the graph fails.
+   * `target` where the graph reuses tensors. `past` is only read. BundleError if the graph fails, InputError once it was released.
    */
   async run(
     ids: readonly number[],
@@ -220,13 +233,17 @@ export class Graph {
   }
 
   async #called(feeds: Feeds, fetches: Record<string, Tensor | null>): Promise<Feeds> {
+    this.checkHeld();
     const call = () => this.inference.run(feeds, fetches);
     const result = this.provider === "cpu" ? call() : queue.then(giveWay).then(call);
     if (this.provider !== "cpu") queue = result.catch(() => undefined);
+    this.#running.add(result);
     try {
       return await result;
     } catch (error) {
       throw new BundleError(`expected a graph that runs, got ${reason(error)}; export the bundle again`, { cause: error });
+    } finally {
+      this.#running.delete(result);
     }
   }
 }

@@ -1,6 +1,7 @@
 /** What a generation is asked for, as one value: given by a caller, then resolved against the bundle's defaults. */
 
 import { InputError, shown, typeName } from "./errors.js";
+import { checkFlags, checkListening, givenOptions } from "./given.js";
 import { MOST_IDS, resolveSampling, type SamplingOptions } from "./sampling.js";
 
 const DEFAULT_MAX_TOKENS = 256;
@@ -38,20 +39,10 @@ export function resolveOptions(
   defaults: Readonly<Partial<SamplingOptions>> = {},
   eosIds: Iterable<number> = [],
 ): ResolvedOptions {
-  if (typeof options !== "object" || options === null) {
-    throw new InputError(`expected options as an object, got ${shown(options)}; correct them`);
-  }
-  const { maxTokens, minTokens, stopIds, ignoreEos, signal, onPrompt, ...given } = options;
-  const chosen = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined && value !== null));
-  if (ignoreEos !== undefined && typeof ignoreEos !== "boolean") {
-    throw new InputError(`expected ignoreEos as true or false, got ${shown(ignoreEos)}; correct it`);
-  }
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new InputError(`expected signal as an AbortSignal, got ${typeName(signal)}; correct it`);
-  }
-  if (onPrompt !== undefined && typeof onPrompt !== "function") {
-    throw new InputError(`expected onPrompt as a function, got ${typeName(onPrompt)}; correct it`);
-  }
+  const given = givenOptions(options);
+  const { maxTokens, minTokens, stopIds, ignoreEos, signal, onPrompt, ...chosen } = given;
+  checkFlags(given, "ignoreEos");
+  checkListening(given, ["onPrompt"]);
   const ids = checkIds(stopIds ?? []);
   return {
     maxTokens: checkCount("maxTokens", maxTokens ?? DEFAULT_MAX_TOKENS),

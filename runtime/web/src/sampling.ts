@@ -5,6 +5,7 @@
 
 import { InputError, shown, typeName, VerificationError } from "./errors.js";
 import { freshSeed, ONE, SplitMix64, weight } from "./exactMath.js";
+import { givenOptions } from "./given.js";
 
 const LARGEST_BIAS = 1e6;
 const LARGEST_WINDOW = 2 ** 20 - 1;
@@ -48,7 +49,7 @@ const DEFAULTS: SamplingOptions = {
 
 /** Given options over the defaults; InputError for values that make no sense, and for options that nobody knows. */
 export function resolveSampling(given: Readonly<Partial<SamplingOptions>> = {}): SamplingOptions {
-  const unknown = Object.keys(given).find((name) => !(name in DEFAULTS));
+  const unknown = Object.keys(given).find((name) => !Object.hasOwn(DEFAULTS, name));
   if (unknown !== undefined) {
     throw new InputError(`expected options among ${Object.keys(DEFAULTS).sort().join(", ")}, got ${shown(unknown)}; remove it`);
   }
@@ -106,7 +107,7 @@ export class Sampler {
     vocabSize: number,
     { prompt = [], late = [] }: { prompt?: Iterable<number>; late?: Iterable<number> } = {},
   ) {
-    this.#options = resolveSampling(options);
+    this.#options = resolveSampling(givenOptions(options));
     const { seed, penaltyWindow, repetitionPenalty, presencePenalty, frequencyPenalty } = this.#options;
     this.#random = new SplitMix64(seed === null ? freshSeed() : BigInt(seed));
     const penalizes = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0;

@@ -7,10 +7,11 @@
 
 import { BundleError, InputError, shown, typeName } from "./errors.js";
 import { generate, type TokenEvent } from "./generate.js";
+import { givenOptions } from "./given.js";
 import type { Model } from "./model.js";
 import { arraysOf, disposeTensors, type Tensors } from "./opening.js";
 import type { GenerationOptions } from "./options.js";
-import { readSnapshot, type SnapshotDtype, writeSnapshot } from "./snapshot.js";
+import { MOST_TOKENS, readSnapshot, type SnapshotDtype, writeSnapshot } from "./snapshot.js";
 import type { State } from "./state.js";
 
 const MOST_INPUTS = 1 << 26; // tokens of one call; longer texts come in parts
@@ -23,7 +24,7 @@ const MOST_INPUTS = 1 << 26; // tokens of one call; longer texts come in parts
 export class Session {
   #past: Tensors;
   #spare: Tensors | null;
-  #tokens = 0;
+  #tokens: bigint;
   #busy = false;
   #disposed = false;
 
@@ -31,7 +32,7 @@ export class Session {
   constructor(
     readonly model: Model,
     state: State = model.manifest.state.initial(),
-    tokens = 0,
+    tokens = 0n,
   ) {
     const { graph } = model;
     this.#past = graph.tensors(state);
@@ -39,9 +40,9 @@ export class Session {
     this.#tokens = tokens;
   }
 
-  /** Number of tokens consumed since the zero state. */
+  /** Number of tokens consumed since the zero state; above 2^53 - 1 the nearest number, snapshots have it exactly. */
   get tokens(): number {
-    return this.#tokens;
+    return Number(this.#tokens);
   }
 
   /** Number of ids. */
@@ -108,7 +109,7 @@ export class Session {
 
   /** Back to the zero state. */
   async reset(): Promise<void> {
-    await this.#alone(async () => this.#replace(this.model.manifest.state.initial(), 0));
+    await this.#alone(async () => this.#replace(this.model.manifest.state.initial(), 0n));
   }
 
   /** An independent session that continues from here; costs one copy of the state. */
@@ -117,7 +118,8 @@ export class Session {
   }
 
   /** The state as the bytes of a snapshot, which every runtime of this project reads; "float16" takes half of them. */
-  async save({ dtype = "float32" }: { dtype?: SnapshotDtype } = {}): Promise<Uint8Array<ArrayBuffer>> {
+  async save(options: { dtype?: SnapshotDtype } = {}): Promise<Uint8Array<ArrayBuffer>> {
+    const { dtype = "float32" } = givenOptions(options, ["dtype"]);
     const { source, state: table } = this.model.manifest;
     return this.#alone(async () => {
       const state = await arraysOf(this.#past);
@@ -148,9 +150,10 @@ export class Session {
     this.#disposed = true;
   }
 
-  #replace(state: State, tokens: number): void {
+  #replace(state: State, tokens: bigint): void {
+    const past = this.model.graph.tensors(state); // may fail: then the session is as it was
     disposeTensors(this.#past);
-    this.#past = this.model.graph.tensors(state);
+    this.#past = past;
     this.#tokens = tokens;
   }
 
@@ -160,20 +163,25 @@ export class Session {
       for (const id of ids) logits = await this.#advance([id]);
       return logits;
     }
+    if (this.#tokens + BigInt(ids.length) > MOST_TOKENS) {
+      throw new InputError(`expected at most ${MOST_TOKENS} tokens in a session, got more; no snapshot could tell: reset it`);
+    }
     const { logits, present } = await this.model.graph.run(ids, this.#past, this.#spare);
+    if (logits.length !== this.vocabSize) {
+      if (!this.#spare) disposeTensors(present);
+      throw new BundleError(`expected ${this.vocabSize} logits, got ${logits.length}; export the bundle again`);
+    }
     if (this.#spare) this.#spare = this.#past;
     else disposeTensors(this.#past);
     this.#past = present;
-    this.#tokens += ids.length;
-    if (logits.length !== this.vocabSize) {
-      throw new BundleError(`expected ${this.vocabSize} logits, got ${logits.length}; export the bundle again`);
-    }
+    this.#tokens += BigInt(ids.length);
     return logits;
   }
 
   /** A second call would read a state that is being replaced. */
   async #alone<Result>(work: () => Promise<Result>): Promise<Result> {
     if (this.#disposed) throw new InputError("expected a session to use, got a disposed one; make another");
+    this.model.graph.checkHeld();
     if (this.#busy) {
       throw new InputError("expected one call of a session at a time, got a second one; await the first, or fork");
     }

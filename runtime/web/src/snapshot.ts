@@ -27,6 +27,8 @@ const MOST_AXES = 8;
 const ALIGNMENT = 8;
 const LARGEST_HEADER = 16 << 20;
 const COUNT = "0|[1-9][0-9]{0,17}";
+/** What COUNT has digits for; numbers are exact only to 2^53. */
+export const MOST_TOKENS = 10n ** 18n - 1n;
 const ADVICE = "save it again";
 
 interface Stored {
@@ -44,7 +46,7 @@ function stored(name: string, dtype: "F32" | "F16", shape: readonly number[]): S
 export function writeSnapshot(
   state: State,
   table: StateTable,
-  { source, tokens, dtype = "float32" }: { source: string; tokens: number; dtype?: SnapshotDtype },
+  { source, tokens, dtype = "float32" }: { source: string; tokens: bigint; dtype?: SnapshotDtype },
 ): Uint8Array<ArrayBuffer> {
   if (typeof dtype !== "string" || !Object.hasOwn(VERSIONS, dtype)) {
     throw new InputError(`expected a snapshot in float32 or float16, got ${shown(dtype)}; choose one of them`);
@@ -120,7 +122,7 @@ function exponentOf(x: number): number {
  * The state as a graph of `table` holds it, and the tokens that it has seen; StateError if it is damaged or of another
  * checkpoint. Bit-equal with what was written where that was float32 and the tables are the same.
  */
-export function readSnapshot(content: Uint8Array, table: StateTable, source: string): { state: State; tokens: number } {
+export function readSnapshot(content: Uint8Array, table: StateTable, source: string): { state: State; tokens: bigint } {
   const view = new DataView(content.buffer, content.byteOffset, content.byteLength);
   const length = content.length < 8 ? 0 : Number(view.getBigUint64(0, true));
   if (length < 2 || length > LARGEST_HEADER || length > content.length - 8) {
@@ -166,7 +168,7 @@ function readHeader(document: Json, table: StateTable, source: string) {
     }
     end += tensor.nbytes;
   }
-  return { tokens: Number(metadata.text("tokens", COUNT)), tensors, places };
+  return { tokens: BigInt(metadata.text("tokens", COUNT)), tensors, places };
 }
 
 /** What the file must hold: the tensors of the table, or of its other form, whichever its names are. */

@@ -6,6 +6,7 @@
 import type { DecodeStream } from "./decode.js";
 import { InputError, shown, typeName } from "./errors.js";
 import { type Finish, generate, type TokenEvent, type TokenSession } from "./generate.js";
+import { givenOptions } from "./given.js";
 import type { GenerationOptions, ResolvedOptions } from "./options.js";
 import type { Tokenizer } from "./tokenizer.js";
 
@@ -157,13 +158,18 @@ export function streamText(
   text: string,
   options: TextOptions = {},
 ): AsyncGenerator<TextEvent, void, undefined> {
-  if (typeof options !== "object" || options === null) {
-    throw new InputError(`expected options as an object, got ${shown(options)}; correct them`);
-  }
-  const { stop = [], ...others } = options;
+  return textRun(session.model, options)(session, text);
+}
+
+/** `streamText` with options that are checked here, for one session of the model, once. */
+export function textRun(
+  model: TextModel,
+  options: TextOptions,
+): (session: TextSession, text: string) => AsyncGenerator<TextEvent, void, undefined> {
+  const { stop = [], ...others } = givenOptions(options);
   const matcher = new StopMatcher(stop);
-  const resolved = session.model.resolve(others);
-  return started(session, text, stop, matcher, resolved);
+  const resolved = model.resolve(others);
+  return (session, text) => started(session, text, stop, matcher, resolved);
 }
 
 async function* started(

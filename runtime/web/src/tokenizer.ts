@@ -5,7 +5,7 @@
  */
 
 import { ByteStream, type DecodeStream, reach, WindowStream } from "./decode.js";
-import { BundleError, DependencyError, InputError, reason } from "./errors.js";
+import { BundleError, DependencyError, InputError, reason, shown } from "./errors.js";
 import type { Json, JsonObject } from "./json.js";
 import { parseJson } from "./reading.js";
 import { bytesOf, tokenDecoder } from "./tokenDecoders.js";
@@ -214,6 +214,13 @@ export async function loadTokenizer(
 /** The namespace of @huggingface/tokenizers. */
 export interface TokenizersModule {
   readonly Tokenizer: new (document: object, config: object) => unknown;
+}
+
+/** InputError for a module that is not it. */
+export function checkTokenizers(module: unknown): void {
+  if (typeof (Object(module) as Partial<TokenizersModule>).Tokenizer !== "function") {
+    throw new InputError(`expected tokenizers as the module @huggingface/tokenizers, got ${shown(module)}; import it`);
+  }
 }
 
 async function importLibrary(): Promise<TokenizersModule> {

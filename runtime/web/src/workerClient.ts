@@ -1,6 +1,7 @@
 /** The page's side: calls numbered, sent and answered. */
 
 import { ERRORS, InputError, reason, XlstmEdgeError } from "./errors.js";
+import { checkListening, givenOptions } from "./given.js";
 import { type Call, FUNCTIONS, type Port, type Reply } from "./workerMessages.js";
 
 interface Waiting {
@@ -29,16 +30,24 @@ export class Client {
   /** What the worker answers; throws what it throws. */
   async call(object: number, method: string, words: readonly unknown[] = [], given: object = {}): Promise<unknown> {
     const call = ++this.#last;
-    const { signal, ...others } = given as { signal?: AbortSignal } & Record<string, unknown>;
+    const { signal, ...others } = this.#checked(given);
     const entries = Object.entries(others);
-    const functions = Object.fromEntries(entries.filter(([name, value]) => FUNCTIONS.includes(name) && value !== undefined));
+    const functions = Object.fromEntries(entries.filter(([name]) => FUNCTIONS.includes(name)));
     const options = Object.fromEntries(entries.filter(([name]) => !FUNCTIONS.includes(name)));
-    const listens = [...Object.keys(functions), ...(signal ? ["signal"] : [])];
+    // A function that throws ends its call, as a signal does.
+    const listens = [...Object.keys(functions), ...(signal || Object.keys(functions).length ? ["signal"] : [])];
     const message: Call = { call, object, method, words, options, listens };
     const answer = new Promise((resolve, reject) => this.#waiting.set(call, { resolve, reject }));
     this.#send(message);
     if (listens.length) this.#listen(call, functions as Listening["functions"], signal);
     return answer;
+  }
+
+  /** Options whose parts that stay here are what they should be; the worker checks the others. */
+  #checked(given: object): { signal?: AbortSignal } & Record<string, unknown> {
+    const options = givenOptions(given);
+    checkListening(options, FUNCTIONS);
+    return options as { signal?: AbortSignal } & Record<string, unknown>;
   }
 
   /** The worker may forget an object. */
@@ -66,13 +75,26 @@ export class Client {
 
   #receive(reply: Reply): void {
     const { call } = reply;
-    if ("told" in reply) this.#listening.get(call)?.functions[reply.told]?.(...reply.words);
+    if ("told" in reply) this.#tell(call, reply.told, reply.words);
     else if ("ended" in reply) this.#unlisten(call);
     else if ("value" in reply) this.#answered(call)?.resolve(reply.value);
     else {
       const { name, message } = reply.error;
       const Class = Object.hasOwn(ERRORS, name) ? ERRORS[name as keyof typeof ERRORS] : XlstmEdgeError;
       this.#answered(call)?.reject(new Class(message));
+    }
+  }
+
+  /** What the app's function throws comes out of its call; out of this listener where the call was answered, as of a stream. */
+  #tell(call: number, name: string, words: readonly number[]): void {
+    try {
+      this.#listening.get(call)?.functions[name]?.(...words);
+    } catch (error) {
+      this.port.postMessage({ abort: call });
+      this.#unlisten(call);
+      const waiting = this.#answered(call);
+      if (!waiting) throw error;
+      waiting.reject(error as Error);
     }
   }
 

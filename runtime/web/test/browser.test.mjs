@@ -114,19 +114,24 @@ test("a second load takes files from the cache; a damaged one is fetched again",
   server.state.asked.length = 0;
   await loadOnce();
   assert.deepEqual(bundles(), ["/bundles/shipped-cpu/manifest.json"]);
-  await inPage(async () => {
-    const cache = await caches.open("xlstm-edge");
-    for (const request of await cache.keys()) {
-      const content = new Uint8Array(await (await cache.match(request)).arrayBuffer());
-      content[content.length >> 1] ^= 1;
-      await cache.put(request, new Response(content));
-    }
-  });
-  await loadOnce();
-  assert.equal(bundles().filter((path) => path.endsWith("model.onnx.data")).length, 1);
-  server.state.asked.length = 0;
-  await loadOnce();
-  assert.deepEqual(bundles(), ["/bundles/shipped-cpu/manifest.json"]);
+  for (const damage of ["flip", "cut", "empty", "longer"]) {
+    server.state.asked.length = 0;
+    await inPage(async (_, damage) => {
+      const cache = await caches.open("xlstm-edge");
+      for (const request of await cache.keys()) {
+        const content = new Uint8Array(await (await cache.match(request)).arrayBuffer());
+        content[content.length >> 1] ^= 1;
+        const sizes = { flip: content.length, cut: content.length - 1, empty: 0 };
+        const spoiled = damage === "longer" ? [content, "x"] : [content.subarray(0, sizes[damage])];
+        await cache.put(request, new Response(new Blob(spoiled)));
+      }
+    }, damage);
+    await loadOnce();
+    assert.equal(bundles().filter((path) => path.endsWith("model.onnx.data")).length, 1, damage);
+    server.state.asked.length = 0;
+    await loadOnce();
+    assert.deepEqual(bundles(), ["/bundles/shipped-cpu/manifest.json"], damage);
+  }
 });
 
 function bundles() {

@@ -150,6 +150,7 @@ test("what onnxruntime is asked for", async () => {
   const asked = [];
   const fake = () => ({
     env: { versions: { web: "1.30.0" }, wasm: {} },
+    Tensor: class {},
     InferenceSession: { create: async (_, options) => asked.push(options) && Promise.reject(new Error("enough")) },
   });
   const wasm = fake();
@@ -203,12 +204,36 @@ test("options that make no sense", async () => {
     { signal: 1 },
     { onProgress: 1 },
     { thread: 1 },
+    { toString: 1 },
+    { cache: "no" },
+    { hashAll: "x" },
+    { allowFallback: 1 },
+    { floatWeights: "x", provider: "wasm" },
+    { wasmPaths: 5 },
+    { wasmPaths: {} },
+    { wasmPaths: { wasm: 5 } },
+    { onnxruntime: {} },
+    { onnxruntime: 5 },
+    { onnxruntime: { env: { versions: {} }, InferenceSession: {}, Tensor: 1 } },
+    { tokenizers: {} },
+    { tokenizers: "x" },
+    [],
     null,
     7,
   ];
   for (const options of wrong) await assert.rejects(load(bundle("mixed"), options), is(InputError), JSON.stringify(options));
+  const names =
+    "provider threads onProgress signal cache wasmPaths onnxruntime tokenizers allowFallback floatWeights hashAll".split(" ");
+  for (const nothing of [null, undefined]) {
+    const options = Object.fromEntries(names.map((name) => [name, nothing]));
+    assert.equal((await load(bundle("mixed"), options)).vocabSize, 97); // left out
+  }
   await assert.rejects(load(bundle("mixed"), { provider: "wasm", threads: 2 }), is(InputError, "one thread"));
   for (const source of [null, 5, {}, [], [1], new Blob()]) await assert.rejects(load(source), is(InputError));
+  for (const address of ["http://", "https://[", "file:///%zz", "file://host/x"]) {
+    await assert.rejects(load(address), is(InputError, address), address);
+  }
+  await assert.rejects(load(new URL("file:///%zz")), is(InputError));
   await assert.rejects(load(bundle("mixed"), { signal: AbortSignal.abort() }), is(CancelledError));
 });
 
@@ -225,6 +250,28 @@ test("addresses in Node, and of files", async () => {
   server.state.damage = "model.onnx";
   await assert.rejects(load(`${server.url}bundles/mixed`), is(BundleError, "sha256"));
   await server.close();
+});
+
+test("what an app's onProgress throws ends a load at once", async () => {
+  const server = await startServer();
+  try {
+    for (const place of [`${server.url}bundles/mixed`, bundle("mixed")]) {
+      for (const error of [new RangeError("mine"), new TypeError("fetch failed"), undefined]) {
+        let calls = 0;
+        server.state.asked.length = 0;
+        const onProgress = (loaded) => {
+          if (!loaded) return;
+          calls++;
+          throw error;
+        };
+        const got = await load(place, { provider: "wasm", onProgress }).then(String, (thrown) => ({ thrown }));
+        assert.deepEqual([got, calls], [{ thrown: error }, 1]);
+        assert.ok(server.state.asked.length <= 2, server.state.asked.join());
+      }
+    }
+  } finally {
+    await server.close();
+  }
 });
 
 test("onnxruntime-node sends nothing home: its telemetry is off before it is loaded", () => {

@@ -1,8 +1,10 @@
 // Against the Python runtime, on onnxruntime-node and on WebAssembly in Node.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { load, streamText } from "../dist/index.js";
-import { bundle, camel, cases, collect, difference, floats, snapshot } from "./fixtures.mjs";
+import { floatBytes, makeFloat } from "../dist/floatGraph.js";
+import { BundleError, load, streamText } from "../dist/index.js";
+import { member, number } from "../dist/protobuf.js";
+import { bundle, camel, cases, collect, difference, floats, sentence, snapshot } from "./fixtures.mjs";
 
 const MODELS = cases("models");
 // onnxruntime-node has Python's kernels; the bits are equal where the versions compute alike, as 1.30 and 1.32 do.
@@ -90,4 +92,68 @@ for (const [name, expected] of Object.entries(MODELS).filter(([, { "float logits
 test("float weights are not for integers that the CPU is fast with", async () => {
   const failed = await load(bundle("shipped-int8"), { provider: "cpu", floatWeights: true }).catch((error) => error);
   assert.match(failed.message, /^expected floatWeights with wasm or webgpu, got cpu/);
+});
+
+// Field numbers of onnx.proto, as in floatGraph.ts.
+function tensor(name, dims, type, array) {
+  const sizes = dims.flatMap((dim) => number(1, dim));
+  return member(5, [...sizes, ...number(2, type), ...member(8, name), ...member(9, new Uint8Array(array.buffer))]);
+}
+
+/** y = x W, W of 2 rows of 32 numbers: 4 bits each in two blocks of 16. */
+function product({ scales = "scales", N = 2, K = 32, bits = 4, block_size = 16 } = {}, output = "y") {
+  const attributes = Object.entries({ N, K, bits, block_size }).flatMap(([name, value]) =>
+    member(5, [...member(1, name), ...number(3, value)]),
+  );
+  const inputs = ["x", "integers", scales].flatMap((name) => member(1, name));
+  return member(1, [...inputs, ...member(2, output), ...member(3, output), ...member(4, "MatMulNBits"), ...attributes]);
+}
+
+function graphOf(...products) {
+  const integers = Uint8Array.from({ length: 32 }, (_, i) => 17 * (i % 16));
+  const scales = Float32Array.of(1, 2, 4, 8);
+  const tensors = [
+    tensor("integers", [2, 2, 8], 2, integers),
+    tensor("scales", [4], 1, scales),
+    tensor(
+      "others",
+      [4],
+      1,
+      scales.map((x) => -x),
+    ),
+  ];
+  return { graph: new Uint8Array(Buffer.concat(member(7, [...products, ...tensors].flat()))), weights: new Map() };
+}
+
+test("products that share integers share all that these mean", () => {
+  const files = graphOf(product(), product({}, "z"));
+  assert.equal(floatBytes(files.graph), 4 * 64);
+  const made = new Float32Array(makeFloat(files, "float.data").weights.get("float.data").buffer, 0, 64);
+  const wanted = Array.from({ length: 64 }, (_, i) => {
+    const [column, row] = [i >> 1, i & 1];
+    return [1, 2, 4, 8][2 * row + (column >> 4)] * (((row * 16 + (column >> 1)) % 16) - 8);
+  });
+  assert.deepEqual([...made], wanted);
+  const refused = (words) => (e) => e instanceof BundleError && sentence(e).includes(words);
+  const others = [{ scales: "others" }, { N: 1 }, { K: 31 }, { bits: 2 }, { block_size: 32 }];
+  for (const other of others) {
+    const two = graphOf(product(), product(other, "z"));
+    for (const call of [() => floatBytes(two.graph), () => makeFloat(two, "float.data")]) {
+      assert.throws(call, refused("two MatMulNBits"), JSON.stringify(other));
+    }
+  }
+  // Of one product alone: what does not follow from its tensors.
+  for (const wrong of [
+    { block_size: 32 },
+    { block_size: 8 },
+    { block_size: 64 },
+    { N: 1 },
+    { K: 33 },
+    { K: 16 },
+    { bits: 8 },
+  ]) {
+    const one = graphOf(product(wrong));
+    assert.throws(() => makeFloat(one, "float.data"), refused("other sizes than its weights"), JSON.stringify(wrong));
+  }
+  assert.throws(() => floatBytes(graphOf(product({ block_size: 0 })).graph), refused("a form of its own"));
 });

@@ -80,13 +80,19 @@ test("options that make no sense", () => {
     { banned: [0, 1, 2] },
     { top_k: 3 },
     { presencePenalty: 1e9 },
-    { frequencyPenalty: null },
+    { toString: 1 },
+    { constructor: 1 },
+    [],
+    null,
+    5,
   ];
   for (const options of wrong) {
     assert.throws(
       () => new Sampler(options, 3),
       (e) => e instanceof InputError && !!sentence(e),
-      JSON.stringify(Object.keys(options)),
+      JSON.stringify(Object.keys(options ?? {})),
     );
   }
+  const logits = Float32Array.of(1, 3, 2);
+  assert.equal(new Sampler({ frequencyPenalty: null, topK: undefined }, 3).sample(logits), 1); // left out
 });

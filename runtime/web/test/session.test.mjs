@@ -6,7 +6,10 @@ import { BundleError, InputError, load, StateError, streamText } from "../dist/i
 import { resolveOptions } from "../dist/options.js";
 import { bundle, collect, sentence, snapshot } from "./fixtures.mjs";
 
-const is = (Class) => (error) => error instanceof Class && !!sentence(error);
+const is =
+  (Class, words = "") =>
+  (error) =>
+    error instanceof Class && sentence(error).includes(words);
 const mixed = {};
 for (const provider of ["cpu", "wasm"]) mixed[provider] = await load(bundle("mixed"), { provider, threads: 1 });
 
@@ -144,14 +147,40 @@ test("options that make no sense are refused at the call", async () => {
     { max_tokens: 5 },
     { temperature: 2e4 },
     { stop: ["a"] },
+    { toString: 1 },
+    { constructor: 1 },
+    [],
     null,
     5,
     { stopIds: "12" },
   ];
   for (const options of wrong) assert.throws(() => session.generate([1], options), is(InputError), JSON.stringify(options));
   assert.throws(() => mixed.cpu.stream("a", { stop: "b" }), is(InputError));
-  assert.throws(() => streamText(session, "a", { nonsense: 1 }), is(InputError));
+  for (const options of [{ nonsense: 1 }, { toString: 1 }, [], null, 5]) {
+    assert.throws(() => streamText(session, "a", options), is(InputError));
+    assert.throws(() => mixed.cpu.stream("a", options), is(InputError));
+  }
+  for (const options of [{ type: "float16" }, { dtype: 5 }, [], null, 5]) {
+    await assert.rejects(session.save(options), is(InputError));
+    await assert.rejects(mixed.cpu.encode("a", options), is(InputError));
+  }
+  await assert.rejects(mixed.cpu.encode("a", { start: 1 }), is(InputError, "start"));
   assert.equal(session.tokens, 0);
+});
+
+test("null and undefined leave an option out, whichever it is", async () => {
+  const names =
+    "maxTokens minTokens stopIds ignoreEos temperature topK topP minP seed repetitionPenalty presencePenalty " +
+    "frequencyPenalty penaltyWindow logitBias banned onPrompt signal";
+  const model = await load(bundle("shipped-web"), { threads: 1 });
+  for (const nothing of [null, undefined]) {
+    const options = { ...Object.fromEntries(names.split(" ").map((name) => [name, nothing])), maxTokens: 3 };
+    assert.equal((await collect(model.session().generate([1], options))).at(-1).usage.generatedTokens, 3);
+    await collect(model.stream("a", { ...options, stop: nothing }));
+    assert.deepEqual(await model.encode("a", { start: nothing }), await model.encode("a"));
+    const session = model.session();
+    assert.deepEqual(await session.save({ dtype: nothing }), await session.save());
+  }
 });
 
 test("a bundle without a tokenizer, and prompts that are no text", async () => {
@@ -209,12 +238,73 @@ for (const provider of ["cpu", "wasm"]) {
     const model = await load(bundle("mixed"), { provider, threads: 1 });
     const session = model.session();
     await session.step(2);
+    await Promise.all([model.dispose(), model.dispose()]);
     await model.dispose();
-    await assert.rejects(session.step(1), is(BundleError));
+    const disposed = is(InputError, "a disposed one; load it again");
+    await assert.rejects(session.step(1), disposed);
+    await assert.rejects(session.prefill([1]), disposed);
+    for (const call of ["fork", "save", "reset", "state"]) await assert.rejects(session[call](), disposed, call);
+    await assert.rejects(collect(session.generate([1])), disposed);
+    assert.throws(() => model.session(), disposed);
+    assert.throws(() => model.stream("a"), disposed);
     assert.equal(session.tokens, 1);
+    session.dispose();
     assert.equal((await mixed[provider].session().step(1)).length, 97);
   });
 }
+
+for (const provider of ["cpu", "wasm"]) {
+  test(`a model that goes during a call lets the graph end first on ${provider}`, async () => {
+    const model = await load(bundle("mixed"), { provider, threads: 1 });
+    const session = model.session();
+    const work = assert.rejects(session.prefill(Array(40).fill(5)), is(InputError, "a disposed one"));
+    await model.dispose();
+    await work;
+    assert.equal(session.tokens, model.chunk);
+  });
+}
+
+test("a stream's session is gone with it, wherever the stream is left", async () => {
+  const model = await load(bundle("shipped-web"), { threads: 1 });
+  const made = [];
+  const make = model.session.bind(model);
+  model.session = () => made[made.push(make()) - 1];
+  model.stream("To be"); // never asked for a piece
+  await model.stream("To be").return();
+  for await (const _ of model.stream("To be", { maxTokens: 9 })) break;
+  await collect(model.stream("To be", { maxTokens: 2 }));
+  assert.equal(made.length, 2);
+  for (const session of made) await assert.rejects(session.step(1), is(InputError, "a disposed one; make another"));
+});
+
+test("a state that cannot be made leaves the session as it was", async () => {
+  const model = await load(bundle("mixed"), { threads: 1 });
+  const { graph } = model;
+  let disposed = 0;
+  graph.tensors = (state) =>
+    new Map(
+      [...state].map(([name, data]) => [
+        name,
+        { location: "gpu-buffer", getData: async () => data, dispose: () => disposed++ },
+      ]),
+    );
+  const session = model.session();
+  await session.load(snapshot("mixed.float32"));
+  const [before, { tokens }] = [await session.state(), session];
+  disposed = 0;
+  const { tensors } = graph;
+  graph.tensors = () => {
+    throw new RangeError("no room");
+  };
+  await assert.rejects(session.reset(), RangeError);
+  await assert.rejects(session.load(snapshot("mixed.float16")), RangeError);
+  graph.run = async () => ({ logits: new Float32Array(5), present: new Map() });
+  await assert.rejects(session.step(1), is(BundleError, "got 5"));
+  assert.deepEqual([await session.state(), session.tokens, disposed], [before, tokens, 0]);
+  graph.tensors = tensors;
+  await session.reset();
+  assert.deepEqual([session.tokens, disposed], [0, before.size]);
+});
 
 test("stop ids come on top of the bundle's, which ignoreEos leaves out", () => {
   assert.deepEqual([...resolveOptions({ stopIds: [5] }, {}, [7]).stopIds].sort(), [5, 7]);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fromHalf, toHalf } from "../dist/halves.js";
-import { StateError } from "../dist/index.js";
+import { InputError, load, StateError } from "../dist/index.js";
 import { readManifest } from "../dist/manifest.js";
 import { readSnapshot, writeSnapshot } from "../dist/snapshot.js";
 import { StateSpec } from "../dist/state.js";
@@ -58,6 +58,35 @@ test("tensors that overlap, though their sizes fit the file", () => {
     () => readSnapshot(content, table, source),
     (e) => e instanceof StateError && /gap or overlap/.test(sentence(e)),
   );
+});
+
+/** A snapshot that has seen so many tokens, its data as they were. */
+function counted(content, tokens) {
+  const length = Number(new DataView(content.buffer).getBigUint64(0, true));
+  const header = new TextDecoder().decode(content.subarray(8, 8 + length)).replace(/"tokens":"[0-9]+"/, `"tokens":"${tokens}"`);
+  const changed = new Uint8Array(8 + header.length + content.length - 8 - length);
+  new DataView(changed.buffer).setBigUint64(0, BigInt(header.length), true);
+  changed.set(new TextEncoder().encode(header), 8);
+  changed.set(content.subarray(8 + length), 8 + header.length);
+  return changed;
+}
+
+test("counts of tokens come back exactly, to the last one that a snapshot can tell", async () => {
+  const session = (await load(bundle("mixed"), { threads: 1 })).session();
+  const told = (content) => /"tokens":"([0-9]+)"/.exec(new TextDecoder("latin1").decode(content))[1];
+  const numbers = ["0", "9007199254740991", "9007199254740993", "123456789012345677", "999999999999999998"];
+  for (const tokens of numbers) {
+    await session.load(counted(snapshot("mixed.float32"), tokens));
+    assert.equal(session.tokens, Number(tokens));
+    assert.equal(told(await session.save()), tokens);
+    const branch = await session.fork();
+    await branch.step(1);
+    assert.equal(told(await branch.save()), `${BigInt(tokens) + 1n}`);
+    await session.load(await branch.save());
+  }
+  const last = await session.save();
+  await assert.rejects(session.step(1), (e) => e instanceof InputError && /at most 9{18} tokens/.test(sentence(e)));
+  assert.deepEqual(await session.save(), last);
 });
 
 test("a graph's own form: less a constant, not below a start of float16, heads split", () => {

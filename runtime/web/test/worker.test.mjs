@@ -64,16 +64,36 @@ test("a stream that is left or aborted has read what was seen", async () => {
   await session.step(1);
 });
 
+test("what a page's onProgress throws ends the load", async () => {
+  const error = new RangeError("mine");
+  let calls = 0;
+  const onProgress = () => {
+    calls++;
+    throw error;
+  };
+  const got = await load(bundle("mixed"), { onProgress }).then(String, (thrown) => thrown);
+  assert.deepEqual([got === error, calls], [true, 1]);
+});
+
 test("errors keep their class and sentence", async () => {
   const is = (Class) => (error) => error instanceof Class && !!sentence(error);
   await assert.rejects(load("/nowhere"), is(BundleError));
   await assert.rejects(load(bundle("mixed"), { onnxruntime: { create: () => 1 } }), is(InputError));
   await assert.rejects(load(bundle("mixed"), { signal: AbortSignal.abort() }), is(CancelledError));
+  for (const options of [null, [], 5, { signal: 1 }, { onProgress: 1 }, { cache: "no" }, { toString: 1 }]) {
+    await assert.rejects(load(bundle("mixed"), options), is(InputError), JSON.stringify(options));
+  }
+  await load(bundle("mixed"), { signal: null, onProgress: null, cache: null });
   const model = await load(bundle("mixed"));
   const session = await model.session();
   await assert.rejects(session.step(97), is(InputError));
   await assert.rejects(session.load(new Uint8Array(9)), is(StateError));
   await assert.rejects(collect(session.generate([1], { temperature: -1 })), is(InputError));
+  for (const options of [null, [], { onPrompt: 1 }]) {
+    await assert.rejects(collect(session.generate([1], options)), is(InputError));
+    await assert.rejects(collect(model.stream("a", options)), is(InputError));
+    await assert.rejects(session.save(options), is(InputError));
+  }
   await session.dispose();
   await assert.rejects(session.step(1), is(InputError));
 });
