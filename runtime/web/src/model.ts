@@ -76,7 +76,10 @@ export class Model {
 
   /** Text of ids; special tokens and ids that the tokenizer does not know are left out. */
   async decode(ids: readonly number[]): Promise<string> {
-    return (await this.tokenizer()).decode(ids);
+    if (typeof ids !== "object" || ids === null || !(Symbol.iterator in ids)) {
+      throw new InputError(`expected a list of token ids to decode, got ${typeName(ids)}; pass integers`);
+    }
+    return (await this.tokenizer()).decode([...ids]);
   }
 
   /** Options over the bundle's sampling defaults and stop ids; InputError for bad ones. */

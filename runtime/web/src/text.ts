@@ -158,6 +158,9 @@ export function streamText(
   text: string,
   options: TextOptions = {},
 ): AsyncGenerator<TextEvent, void, undefined> {
+  if (typeof Object(session).model?.resolve !== "function") {
+    throw new InputError(`expected a session to read the text, got ${typeName(session)}; make one with model.session()`);
+  }
   return textRun(session.model, options)(session, text);
 }
 

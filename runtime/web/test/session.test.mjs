@@ -189,6 +189,12 @@ test("a bundle without a tokenizer, and prompts that are no text", async () => {
   await assert.rejects(model.encode("\ud800"), is(InputError));
   await assert.rejects(model.encode(5), is(InputError));
   await assert.rejects(collect(model.stream("")), is(InputError));
+  for (const ids of [null, undefined, 5, "12", {}])
+    await assert.rejects(model.decode(ids), is(InputError, "list of token ids"));
+  assert.equal(await model.decode(Uint16Array.of(5, 6)), await model.decode([5, 6]));
+  for (const session of [null, undefined, 5, {}, model]) {
+    assert.throws(() => streamText(session, "a"), is(InputError, "expected a session"));
+  }
   await model.dispose();
 });
 
