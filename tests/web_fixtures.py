@@ -199,18 +199,20 @@ def sampling_cases() -> Iterator[dict[str, Any]]:
         z = generator.standard_normal((steps, vocab)) * rng.choice((0.1, 3, 30))
         z = np.round(z, rng.choice((0, 1, 6))).astype(np.float32)
         z[:, :-1][generator.random((steps, vocab))[:, :-1] < rng.choice((0, 0.2))] = -np.inf
-        options = _sampling_options(rng, vocab)
+        options = sampling_options(rng, vocab)
         if options["banned"]:
             z[:, 0] = 0.5
         prompt = [rng.randrange(vocab) for _ in range(5)]
-        sampler = xr.Sampler(xr.SamplingOptions(**options | {"seed": int(options["seed"])}), vocab, prompt=prompt)
+        sampler = xr.Sampler(xr.SamplingOptions(**options), vocab, prompt=prompt)
         ids = [sampler(row) for row in z]
-        yield {"vocab": vocab, "options": options, "prompt": prompt, "logits": numbers(z), "ids": ids}
+        written = options | {"seed": str(options["seed"])}  # JSON's numbers hold no such integers for sure
+        yield {"vocab": vocab, "options": written, "prompt": prompt, "logits": numbers(z), "ids": ids}
 
 
-def _sampling_options(rng: Random, vocab: int) -> dict[str, Any]:
+def sampling_options(rng: Random, vocab: int) -> dict[str, Any]:
+    """Some of every option, its borders among them."""
     return {
-        "seed": str(rng.randrange(2**64)),
+        "seed": rng.randrange(2**64),
         "temperature": rng.choice((0.0, 1e-3, 0.5, 1.0, 1.7, 1e4)),
         "top_k": rng.choice((0, 1, 5, 60)),
         "top_p": rng.choice((1.0, 0.9, 0.3, 1e-9)),

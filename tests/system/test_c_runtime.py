@@ -29,6 +29,7 @@ from ..command import ROOT
 from ..conformance import FOLDER as CONFORMANCE
 from ..fuzz import mutate
 from ..shared import Shared
+from ..web_fixtures import sampling_options
 from .test_malformed import MANIFESTS, TEXTS
 
 SOURCE, DRIVER = ROOT / "runtime" / "c", Path(__file__).with_name("c_driver.c")
@@ -269,19 +270,7 @@ def test_random_options_over_random_logits_sample_as_python_does(driver: Driver,
         numbers = np.random.default_rng(number).standard_normal((steps, vocab)) * rng.choice((0.1, 3, 30))
         z = np.round(numbers, rng.choice((0, 1, 6))).astype(np.float32)
         z[:, :-1][np.random.default_rng(number).random((steps, vocab))[:, :-1] < rng.choice((0, 0.2))] = -np.inf
-        options: dict[str, Any] = {
-            "seed": rng.randrange(2**64),
-            "temperature": rng.choice((0.0, 1e-3, 0.5, 1.0, 1.7, 1e4)),
-            "top_k": rng.choice((0, 1, 5, 60)),
-            "top_p": rng.choice((1.0, 0.9, 0.3, 1e-9)),
-            "min_p": rng.choice((0.0, 0.05, 1.0)),
-            "repetition_penalty": rng.choice((1.0, 1.3)),
-            "presence_penalty": rng.choice((0.0, -0.7)),
-            "frequency_penalty": rng.choice((0.0, 0.1)),
-            "penalty_window": rng.choice((0, 3, 64)),
-            "logit_bias": {0: 2.5} if rng.random() < 0.3 else {},
-            "banned": [vocab - 1] if vocab > 2 and rng.random() < 0.3 else [],
-        }
+        options = sampling_options(rng, vocab)
         if options["banned"]:
             z[:, 0] = 0.5
         prompt = [rng.randrange(vocab) for _ in range(5)]
