@@ -13,7 +13,8 @@ const ort = join(here, "node_modules/onnxruntime-web/dist");
 const STARTED = /^ort-wasm-simd-threaded(\.asyncify)?\.(mjs|wasm)$/;
 
 mkdirSync(join(out, "ort"), { recursive: true });
-await build({
+const { metafile } = await build({
+  metafile: true,
   entryPoints: [join(here, "page.js"), join(here, "worker.js")],
   outdir: out,
   bundle: true,
@@ -26,14 +27,14 @@ await build({
   conditions: ["onnxruntime-web-use-extern-wasm", "browser", "import", "default"],
   logLevel: "warning",
 });
-for (const name of ["index.html", "style.css"]) cpSync(join(here, name), join(out, name));
-for (const name of readdirSync(ort).filter((name) => STARTED.test(name))) cpSync(join(ort, name), join(out, "ort", name));
+const pages = ["index.html", "style.css"];
+const started = readdirSync(ort).filter((name) => STARTED.test(name));
+for (const name of pages) cpSync(join(here, name), join(out, name));
+for (const name of started) cpSync(join(ort, name), join(out, "ort", name));
 
-const files = readdirSync(out, { recursive: true, withFileTypes: true })
-  .filter((entry) => entry.isFile())
-  .map((entry) => relative(out, join(entry.parentPath, entry.name)))
-  .filter((name) => !name.startsWith("bundle/") && name !== "offline.js")
-  .sort();
+// What this build made: an earlier one may have left files of other names.
+const bundled = Object.keys(metafile.outputs).map((name) => relative(out, name));
+const files = [...bundled, ...pages, ...started.map((name) => `ort/${name}`)].sort();
 const version = createHash("sha256");
 for (const name of files) version.update(name).update(readFileSync(join(out, name)));
 // The start page, and one onnxruntime: the other comes when it is chosen.
